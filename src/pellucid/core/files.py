@@ -1,0 +1,163 @@
+"""Files that appear whole or not at all, and folders that know the hashes of what they hold."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pellucid.core.errors import CorruptionError, ResourceError
+
+MANIFEST = "manifest.json"
+PARTIAL = ".partial"  # the ending of what is still being written; nobody reads it
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, met while writing below `path`, into a `ResourceError` with the free space in it."""
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        folder = next(p for p in [path, *path.absolute().parents] if p.is_dir())
+        free = format_bytes(shutil.disk_usage(folder).free)
+        raise ResourceError(
+            f"{path}: the disk is full ({free} free in {folder}); make room there, or choose another folder"
+        ) from error
+
+
+def is_disk_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "os error 28" in str(error) or "No space left" in str(error)  # safetensors reports it in words only
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path to write a file to; it is synced and takes the name `path` when the block ends well."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all (UTF-8)."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; damage is a `CorruptionError` that names the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CorruptionError(f"{path} is not valid JSON ({error}); restore it, or delete the folder it is in") from None
+
+
+@contextmanager
+def atomic_folder(folder: Path, *, sealed: bool = True, replace: bool = True) -> Iterator[Path]:
+    """A temporary folder to fill; it is synced and takes the name `folder` when the block ends well.
+
+    `sealed` gives it a manifest of hashes. An older folder of that name is replaced, or without `replace` is a `FileExistsError`.
+    A kill at any instant leaves the old folder, the new one, or none: never a part.
+    """
+    temporary = folder.with_name(f".{folder.name}{PARTIAL}")
+    with disk_errors(folder):
+        remove_folder(temporary)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            if sealed:
+                seal(temporary)
+            if replace:
+                remove_folder(folder)
+            os.rename(temporary, folder)
+            sync(folder.parent)
+        except BaseException:
+            remove_folder(temporary)
+            raise
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest (size and SHA-256 of every file) of a finished folder and sync it all."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    for path in files:
+        sync(path)
+    manifest = {p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": hash_file(p)} for p in files}
+    write_json(folder / MANIFEST, manifest)
+
+
+def verify(folder: Path, *, hashes: bool = True) -> None:
+    """Hold a folder against its manifest; raise `CorruptionError` naming the first file that differs.
+
+    With `hashes=False` only presence and size are compared, which is instant.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise CorruptionError(f"{folder} has no {MANIFEST}, so it was never finished; delete it")
+    for name, expected in read_json(path).items():
+        file = folder / name
+        if not file.is_file():
+            raise CorruptionError(f"{file} is missing; restore it, or delete {folder}")
+        if file.stat().st_size != expected["bytes"]:
+            raise CorruptionError(
+                f"{file} has {file.stat().st_size} bytes, but {expected['bytes']} were written; delete {folder}"
+            )
+        if hashes and hash_file(file) != expected["sha256"]:
+            raise CorruptionError(f"{file} is damaged (its SHA-256 is not the one in {MANIFEST}); delete {folder}")
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder if it is there; it loses its name first, so that nobody meets half of it."""
+    if not folder.exists():
+        return
+    if folder.name.endswith(PARTIAL):
+        shutil.rmtree(folder)
+        return
+    doomed = folder.with_name(f".{folder.name}.deleted{PARTIAL}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)
+
+
+def format_bytes(count: float) -> str:
+    """A size as people say it: 1.4 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

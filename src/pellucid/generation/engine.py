@@ -1,0 +1,199 @@
+"""Writing text: a network, a prompt, one token after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pellucid.core.errors import ConfigError, ModelError
+from pellucid.generation.cache import Cache
+from pellucid.generation.sampling import Sampling, choose
+from pellucid.network.transformer import Transformer
+from pellucid.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """A continuation, without its prompt."""
+
+    text: str
+    tokens: list[int]
+    logprobs: list[float]  # of each token, under the model itself: before penalty, temperature and filters
+    finish_reason: str  # "stop": end of text or a stop string; "length": max_tokens
+
+
+@dataclass
+class Row:
+    """One continuation under way."""
+
+    prompt: list[int]
+    tokenizer: Tokenizer
+    stop: Sequence[str]
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    text: str = ""
+    told: int = 0  # characters of the text already given out by `news`
+    finish_reason: str = ""
+
+    def __post_init__(self) -> None:
+        self.decoder = self.tokenizer.stream()
+
+    def take(self, token: int, logprob: float, max_tokens: int) -> None:
+        """Append a token; end at end of text, at a stop string, or at `max_tokens`."""
+        if token == self.tokenizer.end_of_text:
+            return self.finish("stop")
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        self.text += self.decoder.push(token)
+        if not self.cut() and len(self.tokens) == max_tokens:
+            self.finish("length")
+
+    def finish(self, reason: str) -> None:
+        self.text += self.decoder.finish()
+        if not self.cut():
+            self.finish_reason = reason
+
+    def cut(self) -> bool:
+        """End the text before the first stop string in it, if there is one."""
+        found = [at for stop in self.stop if (at := self.text.find(stop)) >= 0]
+        if found:
+            self.text, self.finish_reason = self.text[: min(found)], "stop"
+        return bool(found)
+
+    def news(self) -> str:
+        """The text that is new since the last call, less an ending that may become a stop string."""
+        end = len(self.text)
+        if not self.finish_reason:
+            for stop in self.stop:
+                longest = next((n for n in range(min(len(stop) - 1, end), 0, -1) if self.text.endswith(stop[:n])), 0)
+                end = min(end, len(self.text) - longest)
+        new, self.told = self.text[self.told : end], max(self.told, end)
+        return new
+
+    def result(self) -> Generation:
+        return Generation(text=self.text, tokens=self.tokens, logprobs=self.logprobs, finish_reason=self.finish_reason)
+
+
+def generate(
+    network: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str | Sequence[int]],
+    *,
+    max_tokens: int | None = None,
+    sampling: Sampling | None = None,
+    stop: Sequence[str] = (),
+    cache: bool = True,
+) -> list[Generation]:
+    """Continue every prompt (text or token ids) by at most `max_tokens` tokens (None: up to the context's end).
+
+    The same prompt and seed give the same tokens alone or in a batch, with or without the cache.
+    Raises `ConfigError` when a prompt and its continuation do not fit into the context.
+    """
+    rows = [Row(encode(network, tokenizer, prompt), tokenizer, check_stop(stop)) for prompt in prompts]
+    for _ in run(network, rows, max_tokens, sampling or Sampling(), cache):
+        pass
+    return [row.result() for row in rows]
+
+
+def stream(
+    network: Transformer,
+    tokenizer: Tokenizer,
+    prompt: str | Sequence[int],
+    *,
+    max_tokens: int | None = None,
+    sampling: Sampling | None = None,
+    stop: Sequence[str] = (),
+) -> Iterator[str]:
+    """Continue one prompt, piece by piece as the text becomes certain; the pieces add up to `generate`'s text."""
+    row = Row(encode(network, tokenizer, prompt), tokenizer, check_stop(stop))
+    for _ in run(network, [row], max_tokens, sampling or Sampling(), cache=True):
+        if piece := row.news():
+            yield piece
+    if piece := row.news():
+        yield piece
+
+
+def check_stop(stop: Sequence[str]) -> Sequence[str]:
+    if isinstance(stop, str):
+        stop = [stop]
+    if "" in stop:
+        raise ConfigError("a stop string is empty, which would end every text at once; leave it out")
+    return stop
+
+
+def encode(network: Transformer, tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
+    """A prompt's ids; an empty prompt becomes an end of text, after which training has seen documents begin."""
+    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+    if not ids:
+        if tokenizer.end_of_text is None:
+            raise ModelError("this model's tokenizer has no end-of-text token to start from; give a prompt")
+        ids = [tokenizer.end_of_text]
+    if (worst := max(ids)) >= network.config.vocab_size or min(ids) < 0:
+        raise ConfigError(
+            f"token id {worst if worst >= 0 else min(ids)} is not in the vocabulary of {network.config.vocab_size:,}"
+        )
+    return ids
+
+
+def room(network: Transformer, rows: list[Row], max_tokens: int | None) -> list[int]:
+    """How many tokens each row may generate."""
+    context = network.config.context_length
+    if max_tokens is not None and max_tokens < 1:
+        raise ConfigError(f"max_tokens must be at least 1, not {max_tokens}")
+    for row in rows:
+        length = len(row.prompt)
+        if length >= context:
+            raise ConfigError(
+                f"the prompt has {length:,} tokens, but the model's context is {context:,} and must hold the continuation too; "
+                "shorten the prompt"
+            )
+        if max_tokens is not None and length + max_tokens > context:
+            raise ConfigError(
+                f"the prompt's {length:,} tokens and {max_tokens:,} more exceed the model's context of {context:,}; "
+                f"use --max-tokens {context - length} or less"
+            )
+    return [max_tokens or context - len(row.prompt) for row in rows]
+
+
+@torch.inference_mode()
+def run(network: Transformer, rows: list[Row], max_tokens: int | None, sampling: Sampling, cache: bool) -> Iterator[None]:
+    """Advance all unfinished rows by one token, again and again; yields after each."""
+    if not rows:
+        return
+    limits = room(network, rows, max_tokens)
+    weight = network.embedding.weight
+    slots = max(len(row.prompt) + limit for row, limit in zip(rows, limits, strict=True))
+    store = Cache(network.config, batch=len(rows), slots=slots, like=weight) if cache else None
+    inputs = [row.prompt for row in rows]
+    while any(not row.finish_reason for row in rows):
+        hidden = last_hidden(network, rows, inputs, store, weight.device)
+        logits = network.head(hidden).float()
+        logprobs = logits.log_softmax(dim=-1)
+        seen = [torch.tensor(row.prompt + row.tokens, device=weight.device) for row in rows]
+        chosen = choose(logits, seen, sampling, [len(row.tokens) for row in rows])
+        for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+            if not row.finish_reason:
+                row.take(token, float(logprobs[i, token]), limits[i])
+        # a finished row computes its last token again until the others are done
+        inputs = [[token] if row.finish_reason else row.tokens[-1:] for row, token in zip(rows, chosen.tolist(), strict=True)]
+        yield
+
+
+def last_hidden(
+    network: Transformer, rows: list[Row], inputs: list[list[int]], cache: Cache | None, device: torch.device
+) -> Tensor:
+    """The hidden state from which each row's next token follows, [batch d_model]."""
+    if cache is None:
+        inputs = [row.prompt + row.tokens for row in rows]
+    lengths = torch.tensor([len(ids) for ids in inputs], device=device)
+    width = int(lengths.max())
+    ids = torch.tensor([ids + [0] * (width - len(ids)) for ids in inputs], device=device)
+    if cache is None:
+        hidden = network.encode(ids)  # causal, so the padding on the right is seen by nobody
+    else:
+        first = torch.tensor([len(row.prompt) + len(row.tokens) for row in rows], device=device) - lengths
+        hidden = network.encode(ids, cache.mask(first[:, None] + torch.arange(width, device=device)), cache=cache.layers)
+    return hidden[torch.arange(len(rows), device=device), lengths - 1]

@@ -1,0 +1,101 @@
+"""Scaled dot-product attention over several heads (Vaswani et al., 2017), with grouped key/value heads (Ainslie et al., 2023)."""
+
+import math
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pellucid.network.config import ModelConfig
+from pellucid.network.layers import RMSNorm, Rotation, rotate
+from pellucid.network.masks import Mask
+from pellucid.network.taps import Edit, Taps, tap
+
+
+@runtime_checkable
+class LayerCache(Protocol):
+    """The keys and values that one layer has computed for earlier positions."""
+
+    def extend(
+        self, k: Float[Tensor, "batch kv_heads seq d_head"], v: Float[Tensor, "batch kv_heads seq d_head"]
+    ) -> tuple[Float[Tensor, "batch kv_heads keys d_head"], Float[Tensor, "batch kv_heads keys d_head"]]:
+        """Store those of new positions; return all, slot by slot, as the mask counts them."""
+
+
+class Attention(nn.Module):
+    """Mixes positions: each head attends with softmax(q k^T / sqrt(d_head)) v."""
+
+    def __init__(self, config: ModelConfig, site: str) -> None:
+        super().__init__()
+        self.site, self.d_head = site, config.d_head
+        self.q = nn.Linear(config.d_model, config.heads * config.d_head, bias=False)
+        self.k = nn.Linear(config.d_model, config.kv_heads * config.d_head, bias=False)
+        self.v = nn.Linear(config.d_model, config.kv_heads * config.d_head, bias=False)
+        self.output = nn.Linear(config.heads * config.d_head, config.d_model, bias=False)
+        self.norm_q = RMSNorm(config.d_head, config.norm_eps)
+        self.norm_k = RMSNorm(config.d_head, config.norm_eps)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch seq d_model"],
+        mask: Mask,
+        rotation: Rotation,
+        cache: LayerCache | None = None,
+        taps: Taps | None = None,
+    ) -> Float[Tensor, "batch seq d_model"]:
+        q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
+        q, k = rotate(self.norm_q(q), rotation), rotate(self.norm_k(k), rotation)
+        q, k, v = tap(taps, f"{self.site}.q", q), tap(taps, f"{self.site}.k", k), tap(taps, f"{self.site}.v", v)
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        mixed = tap(taps, f"{self.site}.mixed", self.attend(q, k, v, mask, taps))
+        return tap(taps, f"{self.site}.out", self.output(mixed.transpose(1, 2).flatten(2)))
+
+    def split(self, x: Float[Tensor, "batch seq features"]) -> Float[Tensor, "batch heads seq d_head"]:
+        return x.view(*x.shape[:2], -1, self.d_head).transpose(1, 2)
+
+    def attend(
+        self,
+        q: Float[Tensor, "batch heads seq d_head"],
+        k: Float[Tensor, "batch kv_heads keys d_head"],
+        v: Float[Tensor, "batch kv_heads keys d_head"],
+        mask: Mask,
+        taps: Taps | None,
+    ) -> Float[Tensor, "batch heads seq d_head"]:
+        """Attention through the fused kernel, unless the pattern itself is edited."""
+        edit = None
+        if taps is not None:
+            edit = taps.edit.get(f"{self.site}.pattern")
+            taps.keep(f"{self.site}.pattern", lambda: pattern(q, k, mask, edit))
+        return attend(q, k, v, mask, edit)
+
+
+def attend(
+    q: Float[Tensor, "batch heads seq d_head"],
+    k: Float[Tensor, "batch kv_heads keys d_head"],
+    v: Float[Tensor, "batch kv_heads keys d_head"],
+    mask: Mask,
+    edit: Edit | None = None,
+) -> Float[Tensor, "batch heads seq d_head"]:
+    """softmax(q k^T / sqrt(d_head)) v under the mask; with `edit`, of the edited pattern."""
+    grouped = q.shape[1] != k.shape[1]
+    if edit is None:
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask.allowed, is_causal=mask.causal and mask.allowed is None, enable_gqa=grouped
+        )
+    return pattern(q, k, mask, edit).to(v.dtype) @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+
+
+def pattern(
+    q: Float[Tensor, "batch heads seq d_head"],
+    k: Float[Tensor, "batch kv_heads keys d_head"],
+    mask: Mask,
+    edit: Edit | None = None,
+) -> Float[Tensor, "batch heads seq keys"]:
+    """The attention weights themselves, softmax(q k^T / sqrt(d_head)) in fp32; each row sums to 1."""
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    scores = (q.float() @ k.float().transpose(-1, -2)) / math.sqrt(q.shape[-1])
+    weights = scores.masked_fill(~mask.dense(k.shape[2]), -torch.inf).softmax(dim=-1)
+    return weights if edit is None else edit(weights)

@@ -1,0 +1,61 @@
+"""Who may attend to whom, as data: causal, bidirectional, padded, packed documents, prefix, cached."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mask:
+    """Positions of the queries, and which keys each query may attend to."""
+
+    positions: Int[Tensor, "#batch seq"]  # what the rotary embedding sees
+    allowed: Bool[Tensor, "#batch #heads seq keys"] | None = None  # None: all keys, or the earlier ones if `causal`
+    causal: bool = False  # shorthand for the triangle, which fused kernels need no matrix for
+
+    @staticmethod
+    def for_causal(seq: int, device: torch.device | None = None) -> "Mask":
+        """Each position attends to itself and to all before it."""
+        return Mask(positions=torch.arange(seq, device=device)[None], causal=True)
+
+    @staticmethod
+    def for_bidirectional(present: Bool[Tensor, "batch seq"]) -> "Mask":
+        """Every position attends to every position that is `present`, that is, not padding."""
+        return Mask(
+            positions=torch.arange(present.shape[1], device=present.device)[None],
+            allowed=present[:, None, None].expand(-1, 1, present.shape[1], -1),
+        )
+
+    @staticmethod
+    def for_documents(documents: Int[Tensor, "batch seq"]) -> "Mask":
+        """Causal inside each document of a packed row; positions start at 0 in each, so packed equals unpacked."""
+        seq = documents.shape[1]
+        index = torch.arange(seq, device=documents.device)
+        first = torch.ones_like(documents, dtype=torch.bool)
+        first[:, 1:] = documents[:, 1:] != documents[:, :-1]
+        start = torch.where(first, index, 0).cummax(dim=1).values
+        same = documents[:, :, None] == documents[:, None, :]
+        return Mask(positions=index - start, allowed=(same & (index[:, None] >= index))[:, None])
+
+    @staticmethod
+    def for_prefix(prefix: Int[Tensor, " batch"], seq: int) -> "Mask":
+        """Causal, but the first `prefix` positions of each row also attend to one another in both directions."""
+        index = torch.arange(seq, device=prefix.device)
+        allowed = (index[:, None] >= index) | (index < prefix[:, None, None])
+        return Mask(positions=index[None], allowed=allowed[:, None])
+
+    @staticmethod
+    def for_cache(positions: Int[Tensor, "batch seq"], slots: int) -> "Mask":
+        """Queries at `positions` attend to the cache's `slots` up to and including their own."""
+        index = torch.arange(slots, device=positions.device)
+        return Mask(positions=positions, allowed=(index <= positions[:, :, None])[:, None])
+
+    def dense(self, keys: int) -> Bool[Tensor, "#batch #heads seq keys"]:
+        """The mask written out."""
+        if self.allowed is not None:
+            return self.allowed
+        seq = self.positions.shape[1]
+        everything = torch.ones(1, 1, seq, keys, dtype=torch.bool, device=self.positions.device)
+        return everything.tril(keys - seq) if self.causal else everything

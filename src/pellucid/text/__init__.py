@@ -1,0 +1,1 @@
+"""Text to tokens: corpora, tokenizers, token stores, batches."""

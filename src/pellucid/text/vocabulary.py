@@ -1,0 +1,96 @@
+"""Tokenizers learned from a corpus: byte-level byte pairs (Sennrich et al., 2016; Radford et al., 2019), and characters."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pellucid.core.errors import TokenizerError
+from pellucid.text.characters import EVERY_CHARACTER, code_points
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+END_OF_TEXT = "<|endoftext|>"
+SPECIAL = (
+    END_OF_TEXT,
+    "<|im_start|>",
+    "<|im_end|>",
+)  # ids 0, 1 and 2 of every tokenizer trained here; the last two mark chat turns
+BYTES = 256
+
+# How Qwen2 cuts text into the words that merges stay within: contractions, words with the space or mark before them, single
+# digits, punctuation, line ends, spaces. transformers, llama.cpp and vLLM know it, words of any script count, nothing is lost.
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, sample_bytes: int) -> Backend:
+    """Learn `vocab_size` tokens (special ones and the 256 bytes included) from a sample of at most `sample_bytes`.
+
+    Raises `TokenizerError` if `vocab_size` is too small for the bytes, or larger than the text supports.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    smallest = BYTES + len(SPECIAL)
+    if vocab_size < smallest:
+        raise TokenizerError(
+            f"a vocabulary of {vocab_size} is too small for byte-level tokens: the {BYTES} bytes and {len(SPECIAL)} special "
+            f"tokens make {smallest}; pass --vocab-size {smallest} or more, or --tokenizer chars"
+        )
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(WORDS), "isolated"), byte_level])
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,  # a pair met once teaches nothing
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(sample(texts, sample_bytes), trainer)
+    reached = backend.get_vocab_size()
+    if reached < vocab_size:
+        raise TokenizerError(
+            f"a vocabulary of {vocab_size} is larger than this corpus supports: {reached} is the largest possible; "
+            f"pass --vocab-size {reached} or less, or give more text"
+        )
+    return backend
+
+
+def train_chars(texts: Iterable[str]) -> Backend:
+    """One token for every distinct character of the texts, in the order of their code points after the special tokens."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    met = np.zeros(0x110000, dtype=bool)
+    for text in texts:
+        met[code_points(text)] = True
+    vocabulary = [*SPECIAL, *map(chr, np.flatnonzero(met).tolist())]
+    backend = Tokenizer(models.WordLevel({token: id for id, token in enumerate(vocabulary)}))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(EVERY_CHARACTER), "isolated")
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    return backend
+
+
+def sample(texts: Iterable[str], budget: int) -> list[str]:
+    """A sample of at most `budget` bytes, spread over the whole stream: the texts whose hashes are smallest, in that order.
+
+    It is the same for the same texts in any order, and never holds more than the budget in memory.
+    """
+    kept: list[tuple[int, str, int]] = []  # a heap with the largest hash on top
+    size = 0
+    for text in texts:
+        data = text.encode()
+        key = -int.from_bytes(hashlib.blake2b(data, digest_size=8, person=b"tokenizer").digest(), "big")
+        if size >= budget and key <= kept[0][0]:
+            continue
+        heapq.heappush(kept, (key, text, len(data)))
+        size += len(data)
+        while size > budget and len(kept) > 1:
+            size -= heapq.heappop(kept)[2]
+    return [text for _, text, _ in sorted(kept, reverse=True)]

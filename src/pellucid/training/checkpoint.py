@@ -1,0 +1,89 @@
+"""Checkpoints: whole or absent, verified by hash, and each a model folder that anybody's tools can open."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from pellucid.core.errors import DivergenceError, RunError
+from pellucid.core.files import MANIFEST, atomic_folder, read_json, remove_folder, verify, write_json
+from pellucid.core.run import RunFolder
+from pellucid.network.families import family
+from pellucid.network.transformer import Transformer
+from pellucid.network.weights import WEIGHTS, read_tensors, save_network, save_tensors
+from pellucid.text.tokenizer import Tokenizer
+from pellucid.training.optimizers import Optimizers
+
+OPTIMIZER, POSITION = "optimizer.safetensors", "position.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a run is. The order of the data needs no state: batch n is a function of (store, seed, n)."""
+
+    step: int  # optimizer steps done
+    seconds: float  # of training, over all the processes that took part
+    validation_loss: float | None  # nats per token, if this step was evaluated
+
+
+def save(run: RunFolder, network: Transformer, optimizers: Optimizers, tokenizer: Tokenizer, position: Position) -> Path:
+    """Write `checkpoints/step-N`; refuse weights that are not finite."""
+    for name, weight in network.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise DivergenceError(
+                f"step {position.step}: {name} holds values that are not finite, so no checkpoint was written"
+            )
+    folder = run.checkpoints / f"step-{position.step:08d}"
+    with atomic_folder(folder) as temporary:
+        save_network(network, temporary, end_of_text=tokenizer.end_of_text)
+        tokenizer.save(temporary, context_length=network.config.context_length)
+        save_tensors(optimizers.state(), temporary / OPTIMIZER)
+        write_json(temporary / POSITION, asdict(position))
+    return folder
+
+
+def load(folder: Path, network: Transformer, optimizers: Optimizers) -> Position:
+    """Put a checkpoint's weights and optimizer state back in place; damage is an error that names the file."""
+    verify(folder)
+    names = family(network.config.family, folder).weight_names(network.config)
+    expected = network.state_dict()
+    loaded = read_tensors(folder / WEIGHTS, names, expected, torch.float32, "cpu")
+    with torch.no_grad():
+        for name, weight in loaded.items():
+            expected[name].copy_(weight)
+    optimizers.load(load_file(folder / OPTIMIZER))
+    return position(folder)
+
+
+def position(folder: Path) -> Position:
+    return Position(**read_json(folder / POSITION))
+
+
+def all_whole(run: RunFolder) -> list[Path]:
+    """Every finished checkpoint, oldest first; half-written ones have another name and no manifest."""
+    return sorted(p for p in run.checkpoints.glob("step-*") if (p / MANIFEST).is_file())
+
+
+def latest(run: RunFolder) -> Path:
+    """The newest finished checkpoint."""
+    found = all_whole(run)
+    if not found:
+        raise RunError(f"{run.path} has no finished checkpoint to resume from; start it anew with --force")
+    return found[-1]
+
+
+def best(run: RunFolder) -> Path | None:
+    """The checkpoint of the lowest validation loss; the newer of two equals."""
+    scored = [(loss, p) for p in reversed(all_whole(run)) if (loss := position(p).validation_loss) is not None]
+    return min(scored, key=lambda pair: pair[0])[1] if scored else None
+
+
+def prune(run: RunFolder, keep: int) -> None:
+    """Delete all but the `keep` newest checkpoints and the best one."""
+    kept = {*all_whole(run)[-keep:], best(run)}
+    for folder in all_whole(run):
+        if folder not in kept:
+            remove_folder(folder)

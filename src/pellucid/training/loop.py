@@ -1,0 +1,147 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from pellucid.core.device import Compute
+from pellucid.core.errors import DivergenceError
+from pellucid.core.progress import Task
+from pellucid.network.transformer import Transformer
+from pellucid.text.batches import Batch, Batches
+from pellucid.training.objectives import IGNORED, Objective
+from pellucid.training.optimizers import Optimizers
+from pellucid.training.recipe import Schedule
+from pellucid.training.schedules import factor
+from pellucid.training.validation import Validation
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """All that changes while a network learns."""
+
+    network: Transformer
+    optimizers: Optimizers
+    step: int = 0  # optimizer steps done
+    seconds: float = 0.0  # of training so far
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """How a step is computed; the same for all steps of a run."""
+
+    objective: Objective
+    batches: Batches
+    schedule: Schedule
+    steps: int
+    micro_batch: int
+    compute: Compute
+
+    def __call__(self, state: TrainState) -> tuple[float, float]:
+        """Learn batch number `state.step`; return its mean loss in nats per token and its gradient's norm.
+
+        The micro-batches' summed losses are each divided by the whole batch's number of targets, so their gradients add up to
+        the big batch's whatever the division, padded sequences included.
+        """
+        batch = self.batches[state.step]
+        targets = int((batch.targets != IGNORED).sum())
+        total = 0.0
+        for piece in pieces(batch, self.micro_batch):
+            with self.compute.autocast():
+                loss = self.objective.loss(state.network, piece) / targets
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        norm = state.optimizers.step(self.rate(state.step))
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            raise DivergenceError(f"step {state.step + 1}: the loss is {total} and the gradient's norm {norm}")
+        state.step += 1
+        return total, norm
+
+    def rate(self, step: int) -> float:
+        """The factor by which this step multiplies the peak learning rates."""
+        return factor(self.schedule, step, self.steps)
+
+
+def pieces(batch: Batch, size: int) -> Iterator[Batch]:
+    """The batch in micro-batches of at most `size` sequences."""
+    for start in range(0, len(batch.ids), size):
+        yield batch.rows(slice(start, start + size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What happens beside learning, and how often (in steps)."""
+
+    log_every: int
+    evaluate_every: int
+    checkpoint_every: int
+    evaluate: Callable[[], Validation]
+    record: Callable[[dict[str, Any]], None]  # takes a line of metrics
+    sample: Callable[[], str]
+    checkpoint: Callable[[float | None], None]  # takes the validation loss of this step, if there is one
+    target_loss: float | None
+
+
+@dataclass
+class Stop:
+    """Whether someone asked the run to end: SIGTERM or Ctrl-C, seen after the step that is under way."""
+
+    signal: int | None = None
+    previous: dict[int, Any] = field(default_factory=dict)
+
+    def _seen(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        signal.signal(signal.SIGINT, self.previous[signal.SIGINT])  # a second Ctrl-C ends it at once
+
+    @contextmanager
+    def listening(self) -> Iterator[Stop]:
+        try:
+            for number in (int(signal.SIGINT), int(signal.SIGTERM)):
+                self.previous[number] = signal.signal(number, self._seen)
+        except ValueError:  # not the main thread: the program that runs us handles signals
+            self.previous.clear()
+        try:
+            yield self
+        finally:
+            for number, handler in self.previous.items():
+                signal.signal(number, handler)
+
+
+def train(state: TrainState, step: Step, watch: Watch, stop: Stop, task: Task) -> None:
+    """Learn until the last step, the target loss, or a signal; each ends with a checkpoint."""
+    started = time.perf_counter() - state.seconds
+    batch_tokens = step.batches.batch_size * step.batches.context
+    busy, counted, reached = 0.0, 0, False
+    while state.step < step.steps and not reached:
+        rate, before = step.rate(state.step), time.perf_counter()
+        loss, norm = step(state)
+        busy, counted = busy + time.perf_counter() - before, counted + 1
+        state.seconds = time.perf_counter() - started
+        done = state.step == step.steps
+        if state.step % watch.log_every == 0 or done:
+            row = {"step": state.step, "loss": loss, "gradient_norm": norm, "rate": rate}
+            watch.record(row | {"seconds": round(state.seconds, 3), "tokens_per_second": round(counted * batch_tokens / busy)})
+            busy, counted = 0.0, 0
+        validation = None
+        if state.step % watch.evaluate_every == 0 or done:
+            validation = watch.evaluate()
+            reached = watch.target_loss is not None and validation.loss <= watch.target_loss
+            state.seconds = time.perf_counter() - started
+            row = {"step": state.step, "validation_loss": validation.loss, "perplexity": validation.perplexity}
+            row |= {"bits_per_byte": validation.bits_per_byte, "seconds": round(state.seconds, 3)}
+            watch.record(row | {"sample": watch.sample()})
+            task.say(
+                f"step {state.step:,}: validation loss {validation.loss:.4f}, {validation.bits_per_byte:.3f} bits per byte"
+            )
+        task.advance(batch_tokens, note=f"loss {loss:.3f}")
+        if state.step % watch.checkpoint_every == 0 or done or reached or stop.signal is not None:
+            watch.checkpoint(validation.loss if validation else None)
+        if stop.signal is not None:
+            return

@@ -1,0 +1,103 @@
+"""Will it fit? An estimate of a run's memory and disk, made before anything is allocated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pellucid.core.device import Compute
+from pellucid.core.errors import ResourceError
+from pellucid.core.files import format_bytes
+from pellucid.core.machine import disk_free, memory_available
+from pellucid.network.config import ModelConfig
+
+BASE = 300e6  # Python, torch and the data's windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes that a training run holds at its peak, by part."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        return BASE + self.weights + self.gradients + self.optimizer + self.activations
+
+
+def estimate(
+    config: ModelConfig, *, micro_batch: int, context: int, compute: Compute, optimizer: str, recompute: bool
+) -> Memory:
+    """Weights, gradients and optimizer state are fp32; activations are what autograd keeps for the backward pass."""
+    parameters = config.parameters
+    matrices = config.block_parameters if optimizer == "muon" else 0  # Muon keeps one number for each, AdamW two
+    half = 2 if compute.precision == "bf16" else 4
+    copies = parameters * half if compute.precision == "bf16" else 0  # autocast's bf16 weights
+    tokens = micro_batch * context
+    block = activations_per_token(config, half)
+    kept = config.layers * 4 * config.d_model + block if recompute else config.layers * block
+    head = 4 * min(tokens * config.vocab_size, 2 * 32_768 * 1024) * 2.5 / tokens
+    return Memory(
+        weights=4.0 * parameters + copies,
+        gradients=4.0 * parameters,
+        optimizer=4.0 * (2 * parameters - matrices),
+        activations=tokens * (kept + head),
+    )
+
+
+def activations_per_token(config: ModelConfig, half: int) -> float:
+    """Bytes per token that one block keeps."""
+    attention = 6 * config.heads * config.d_head + 4 * config.kv_heads * config.d_head
+    return half * (attention + 5 * config.d_mlp + 2 * config.d_model) + 4 * 4 * config.d_model
+
+
+def choose_micro_batch(
+    config: ModelConfig, *, batch_size: int, context: int, compute: Compute, optimizer: str, recompute: bool
+) -> int:
+    """The largest even share of the batch that is fast and fits: on a CPU 8,192 tokens fill the cores, more only costs memory."""
+    budget = 0.5 * available(compute)
+    limit = 8192 if compute.device == "cpu" else 65_536
+    micro = batch_size
+    while micro > 1:
+        need = estimate(
+            config, micro_batch=micro, context=context, compute=compute, optimizer=optimizer, recompute=recompute
+        ).activations
+        if micro * context <= limit and need < budget:
+            break
+        micro = -(-micro // 2)
+    return micro
+
+
+def available(compute: Compute) -> int:
+    """Bytes of memory free on the device."""
+    return memory_available() if compute.device == "cpu" else int(torch.cuda.mem_get_info(compute.device)[0])
+
+
+def check_memory(need: Memory, compute: Compute) -> None:
+    """Refuse a run that cannot fit, with the numbers and the changes that help."""
+    free = available(compute)
+    if need.total > free:
+        parts = f"weights {format_bytes(need.weights)}, gradients {format_bytes(need.gradients)}, "
+        parts += f"optimizer {format_bytes(need.optimizer)}, activations {format_bytes(need.activations)}"
+        fixed = need.total - need.activations
+        ways = "a smaller --size" if fixed > free else "a smaller --training.micro-batch, or --training.recompute"
+        raise ResourceError(
+            f"this run needs about {format_bytes(need.total)} of memory ({parts}), but {format_bytes(free)} are available; use {ways}"
+        )
+
+
+def check_disk(config: ModelConfig, optimizer: str, keep: int, folder: Path) -> None:
+    """Refuse a run whose checkpoints cannot fit: the kept ones, the best, the one being written, and the model."""
+    matrices = config.block_parameters if optimizer == "muon" else 0
+    checkpoint = 4.0 * (3 * config.parameters - matrices)
+    need, free = (keep + 2) * checkpoint + 4 * config.parameters, disk_free(folder)
+    if need > free:
+        raise ResourceError(
+            f"the checkpoints need about {format_bytes(need)} of disk ({keep} kept, the best one, and one being written, "
+            f"of {format_bytes(checkpoint)} each), but {format_bytes(free)} are free at {folder}; use a smaller --training.keep or --size"
+        )

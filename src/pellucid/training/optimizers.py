@@ -1,0 +1,77 @@
+"""Optimizers for a network's parts: Muon for the blocks' matrices, AdamW for embeddings, head and gains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pellucid.core.errors import CorruptionError
+from pellucid.training.recipe import Optimizer
+
+
+class Optimizers:
+    """One or two torch optimizers that step together, and whose state is one flat dictionary of tensors."""
+
+    def __init__(self, network: nn.Module, settings: Optimizer) -> None:
+        self.names: dict[Tensor, str] = {weight: name for name, weight in network.named_parameters()}
+        self.clip = settings.clip
+        weights = list(self.names)
+        matrices = (
+            [w for w in weights if w.ndim == 2 and self.names[w].startswith("blocks.")] if settings.name == "muon" else []
+        )
+        rest = [w for w in weights if not any(w is m for m in matrices)]
+        groups = [
+            {"params": [w for w in rest if w.ndim >= 2], "weight_decay": settings.weight_decay},
+            {"params": [w for w in rest if w.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True)
+        ]
+        if matrices:
+            self.parts.append(
+                torch.optim.Muon(
+                    matrices,
+                    lr=settings.matrix_learning_rate,
+                    momentum=settings.momentum,
+                    weight_decay=settings.weight_decay,
+                )
+            )
+        self.peaks = [[float(group["lr"]) for group in part.param_groups] for part in self.parts]
+
+    def step(self, factor: float) -> float:
+        """Clip the gradients, move every weight at `factor` times the peak rates, drop the gradients.
+
+        Returns the gradients' norm before clipping. If it is not finite nothing moves.
+        """
+        norm = nn.utils.clip_grad_norm_(list(self.names), self.clip).item()
+        if norm == norm and abs(norm) != float("inf"):
+            for part, peaks in zip(self.parts, self.peaks, strict=True):
+                for group, peak in zip(part.param_groups, peaks, strict=True):
+                    group["lr"] = peak * factor
+                part.step()
+        for weight in self.names:
+            weight.grad = None
+        return norm
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything the next step depends on, as `weight.quantity`."""
+        return {
+            f"{self.names[weight]}.{quantity}": value
+            for part in self.parts
+            for weight, values in part.state.items()
+            for quantity, value in values.items()
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` returned."""
+        weights = {name: weight for weight, name in self.names.items()}
+        owner = {weight: part for part in self.parts for group in part.param_groups for weight in group["params"]}
+        for key, value in state.items():
+            name, _, quantity = key.rpartition(".")
+            if name not in weights:
+                raise CorruptionError(f"the optimizer's state has {key}, but the network has no weight {name}")
+            weight = weights[name]
+            device = "cpu" if quantity == "step" and weight.device.type == "cpu" else weight.device
+            owner[weight].state[weight][quantity] = value.clone().to(device)  # a clone is aligned, as a fresh state is

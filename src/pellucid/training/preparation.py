@@ -1,0 +1,102 @@
+"""From a recipe to what the loop is given: tokenizer, token views, dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pellucid.core.errors import ConfigError, RunError
+from pellucid.core.machine import cache_folder
+from pellucid.core.progress import Progress
+from pellucid.network.config import ModelConfig
+from pellucid.network.sizes import parse_size
+from pellucid.text.corpus import Corpus
+from pellucid.text.store import TokenStore, TokenView
+from pellucid.text.tokenizer import Tokenizer
+from pellucid.training.recipe import Data, Model, Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A corpus as tokens, split."""
+
+    tokenizer: Tokenizer
+    training: TokenView
+    validation: TokenView
+    fingerprint: dict[str, object]  # of corpus, validation text and tokenizer: what a resume must find unchanged
+    corpus: dict[str, object]  # for people: files, bytes, options
+
+
+def open_corpus(data: Data, sources: Sequence[str]) -> Corpus:
+    """The corpus at `sources`, read as the recipe says."""
+    return Corpus.open(
+        list(sources),
+        text_field=data.text_field,
+        encoding=data.encoding,
+        on_bad_bytes=data.on_bad_bytes,
+        html_breaks=data.html_breaks,
+        deduplicate=data.deduplicate,
+    )
+
+
+def prepare(corpus: Corpus, data: Data, tokenizer: Tokenizer, progress: Progress) -> Prepared:
+    """Tokenize and split."""
+    cache = cache_folder() / "stores"
+    store = TokenStore.build(corpus, tokenizer, cache, progress=progress)
+    fingerprint: dict[str, object] = {"corpus": corpus.fingerprint(), "tokenizer": tokenizer.fingerprint}
+    if data.validation:
+        held_out = open_corpus(data, data.validation)
+        training, validation = store.view(), TokenStore.build(held_out, tokenizer, cache, progress=progress).view()
+        fingerprint["validation"] = held_out.fingerprint()
+    else:
+        training, validation = store.split(data.validation_fraction)
+    return Prepared(
+        tokenizer=tokenizer, training=training, validation=validation, fingerprint=fingerprint, corpus=corpus.describe()
+    )
+
+
+def make_tokenizer(corpus: Corpus, tokens: Tokens, progress: Progress) -> Tokenizer:
+    """Train the tokenizer that the recipe asks for, or load it."""
+    if tokens.kind == "chars":
+        return Tokenizer.train_chars(corpus)
+    if tokens.kind == "bpe":
+        return Tokenizer.train_bpe(corpus, tokens.vocab_size, progress=progress)
+    path = Path(tokens.kind)
+    if not path.exists():
+        raise ConfigError(f"tokenizer {tokens.kind!r} is neither bpe nor chars nor a file; give the path of a tokenizer.json")
+    return Tokenizer.load(path)
+
+
+def check_unchanged(now: dict[str, object], then: dict[str, object]) -> None:
+    """Refuse to resume on other text or another tokenizer."""
+    for name, value in then.items():
+        if now.get(name) != value:
+            raise RunError(
+                f"the {name} is not the one this run began with (its SHA-256 was {str(value)[:12]}, "
+                f"now {str(now.get(name))[:12]}); put it back, or start anew with --force"
+            )
+
+
+def dimensions(model: Model, vocab_size: int) -> ModelConfig:
+    """The network's configuration: the size, and whatever the recipe sets by hand."""
+    if model.d_model and model.layers and model.heads and model.d_mlp:
+        d_model, layers, heads, d_mlp = model.d_model, model.layers, model.heads, model.d_mlp
+    else:
+        size = parse_size(model.size, vocab_size, tied=model.tied)
+        d_model, layers = model.d_model or size.d_model, model.layers or size.layers
+        heads = model.heads or (size.heads if d_model == size.d_model else max(1, d_model // size.d_head))
+        d_mlp = model.d_mlp or (size.d_mlp if d_model == size.d_model else max(32, round(d_model / 12) * 32))
+    if d_model % heads:
+        raise ConfigError(f"model.d_model ({d_model}) must be a multiple of model.heads ({heads})")
+    return ModelConfig(
+        vocab_size=vocab_size,
+        context_length=model.context_length,
+        d_model=d_model,
+        layers=layers,
+        heads=heads,
+        kv_heads=model.kv_heads or heads,
+        d_head=d_model // heads,
+        d_mlp=d_mlp,
+        tied=model.tied,
+    )

@@ -1,0 +1,229 @@
+"""The recipe: everything a training run needs, in one validated TOML file."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pellucid.core.errors import ConfigError
+
+LENGTHS = ("steps", "tokens", "minutes")
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen; an unknown key is an error, and so is one that could have no effect."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def without_effect(self) -> dict[str, str]:
+        """Fields that the other fields make idle, each with the reason."""
+        return {}
+
+    @model_validator(mode="after")
+    def nothing_is_ignored(self) -> Self:
+        for name, reason in self.without_effect().items():
+            if name in self.model_fields_set:
+                raise ValueError(f"{name} has no effect {reason}; leave it out")
+        return self
+
+
+class Data(Section):
+    """Where text comes from and how it is split."""
+
+    corpus: list[str] = Field([], description="files, folders, globs, - or hf:NAME")
+    validation: list[str] = Field([], description="files of held-out text; without them a share of the corpus is held out")
+    validation_fraction: float = Field(
+        0.05, gt=0, lt=1, description="share of the corpus held out, chosen by hash of each document"
+    )
+    text_field: str | None = Field(None, description="column that holds the text in jsonl, csv, tsv and parquet")
+    encoding: str | None = Field(None, description="encoding of text files; without it UTF-8, or UTF-16 by its mark")
+    on_bad_bytes: Literal["error", "replace"] = Field(
+        "error", description="what to do with bytes that the encoding does not allow"
+    )
+    html_breaks: bool = Field(False, description="turn HTML line breaks into newlines")
+    deduplicate: bool = Field(False, description="drop exact copies of documents")
+    document_masks: bool = Field(False, description="no attention across the documents packed into one sequence")
+
+    def without_effect(self) -> dict[str, str]:
+        return {"validation_fraction": "when validation files are given"} if self.validation else {}
+
+
+class Tokens(Section):
+    """How text becomes tokens."""
+
+    kind: str = Field("bpe", description="bpe, chars, or the path of a tokenizer.json")
+    vocab_size: int = Field(8192, ge=1, description="tokens that a new bpe tokenizer has")
+
+    def without_effect(self) -> dict[str, str]:
+        return {"vocab_size": f"with tokenizer {self.kind!r}, which decides its own"} if self.kind != "bpe" else {}
+
+
+class Model(Section):
+    """The network's dimensions; what is not given follows from the size."""
+
+    size: str = Field("small", description="tiny, small, base, large, xl, or a number of parameters such as 25M")
+    context_length: int = Field(256, ge=1, description="longest sequence, in tokens")
+    d_model: int | None = Field(None, ge=1, description="features per position")
+    layers: int | None = Field(None, ge=1, description="blocks")
+    heads: int | None = Field(None, ge=1, description="attention heads")
+    kv_heads: int | None = Field(None, ge=1, description="key/value heads; without it as many as heads")
+    d_mlp: int | None = Field(None, ge=1, description="neurons of each MLP")
+    tied: bool = Field(True, description="use the embedding as the head's weight")
+
+
+class Optimizer(Section):
+    """How weights move."""
+
+    name: Literal["muon", "adamw"] = Field("muon", description="muon: Muon for the blocks' matrices, AdamW for the rest")
+    matrix_learning_rate: float = Field(0.02, gt=0, description="peak learning rate of Muon")
+    learning_rate: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(0.1, ge=0, description="decay of matrices and embeddings, times the learning rate")
+    momentum: float = Field(0.95, ge=0, lt=1, description="momentum of Muon")
+    beta1: float = Field(0.9, ge=0, lt=1, description="decay of AdamW's first moment")
+    beta2: float = Field(0.99, ge=0, lt=1, description="decay of AdamW's second moment")
+    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+
+    def without_effect(self) -> dict[str, str]:
+        return dict.fromkeys(("matrix_learning_rate", "momentum"), "with adamw") if self.name == "adamw" else {}
+
+
+class Schedule(Section):
+    """The learning rate over the run, as shares of its steps."""
+
+    kind: Literal["wsd", "cosine"] = Field(
+        "wsd", description="wsd: warm-up, plateau, linear decay; cosine: warm-up, cosine decay"
+    )
+    warmup: float = Field(0.02, ge=0, le=1, description="share of the steps in which the rate rises")
+    decay: float = Field(0.5, ge=0, le=1, description="share of the steps in which wsd falls")
+    floor: float = Field(0.0, ge=0, le=1, description="last rate, as a share of the peak")
+
+    def without_effect(self) -> dict[str, str]:
+        return {"decay": "with cosine"} if self.kind == "cosine" else {}
+
+    @model_validator(mode="after")
+    def fits(self) -> Self:
+        if self.kind == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(f"warmup ({self.warmup}) and decay ({self.decay}) together exceed 1")
+        return self
+
+
+class Training(Section):
+    """How long, how much at a time, and on what."""
+
+    steps: int | None = Field(None, ge=1, description="optimizer steps; instead of tokens or minutes")
+    tokens: int | None = Field(None, ge=1, description="tokens to train on; instead of steps or minutes")
+    minutes: float | None = Field(None, gt=0, description="training time; the number of steps is fixed after a probe")
+    batch_size: int = Field(32, ge=1, description="sequences per step")
+    micro_batch: int | Literal["auto"] = Field("auto", description="sequences per forward pass; changes memory and speed only")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the weights and the order of the data")
+    device: str = Field("auto", description="auto, cpu or cuda")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of matrix products; master weights are fp32")
+    threads: int | Literal["auto"] = Field("auto", description="CPU threads")
+    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile; auto: if the run is long enough to gain")
+    recompute: bool = Field(False, description="activation checkpointing: less memory, a third more work")
+    evaluate_every: int | Literal["auto"] = Field("auto", description="steps between evaluations; auto: 20 over the run")
+    evaluate_windows: int | Literal["all"] = Field(512, description="validation sequences that an evaluation reads")
+    target_loss: float | None = Field(None, gt=0, description="stop when the validation loss is at or below this")
+    checkpoint_every: int | Literal["auto"] = Field("auto", description="steps between checkpoints; auto: at each evaluation")
+    keep: int = Field(2, ge=1, description="newest checkpoints to keep, besides the best one")
+    prompt: str = Field("", description="text that the samples continue")
+    tensorboard: bool = Field(False, description="write TensorBoard events too (extra `track`)")
+
+    @model_validator(mode="after")
+    def one_length(self) -> Self:
+        given = [name for name in LENGTHS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both given; the length of a run is one of steps, tokens, minutes")
+        for name in ("micro_batch", "threads", "evaluate_every", "evaluate_windows", "checkpoint_every"):
+            if isinstance(value := getattr(self, name), int) and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        return self
+
+
+class Recipe(Section):
+    """A whole run. Every field is also an option of `pellucid pretrain`, by its dotted name."""
+
+    data: Data = Data()
+    tokenizer: Tokens = Tokens()
+    model: Model = Model()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    training: Training = Training()
+
+    @staticmethod
+    def load(path: Path) -> Recipe:
+        """Read a recipe from a TOML file."""
+        try:
+            fields = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{path} does not exist; give --recipe the path of a TOML file") from None
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read as TOML: {error}") from None
+        return Recipe.of(fields, source=str(path))
+
+    @staticmethod
+    def of(fields: dict[str, Any], *, source: str = "recipe") -> Recipe:
+        """Validate nested fields; what is wrong is said in one sentence."""
+        try:
+            return Recipe.model_validate(fields)
+        except ValidationError as error:
+            raise ConfigError(explain(error, source)) from None
+
+    def override(self, fields: dict[str, Any], *, source: str = "options") -> Recipe:
+        """This recipe with some fields replaced. A new length (steps, tokens or minutes) replaces the old one."""
+        merged = self.given()
+        for section, values in fields.items():
+            kept = merged.get(section, {})
+            if section == "training" and set(LENGTHS) & values.keys():
+                kept = {name: value for name, value in kept.items() if name not in LENGTHS}
+            merged[section] = kept | values
+        return Recipe.of(merged, source=source)
+
+    def given(self) -> dict[str, dict[str, Any]]:
+        """The fields that were set, as nested dictionaries."""
+        return self.model_dump(exclude_unset=True)
+
+    def to_toml(self) -> str:
+        """The recipe as TOML, with what each field means."""
+        lines = ["# A recipe of Pellucid: `pellucid pretrain --recipe THIS --out RUN` runs it.\n"]
+        for name, section in self:
+            lines.append(f"\n[{name}]  # {type(section).__doc__}\n")
+            idle = section.without_effect()
+            for field, info in type(section).model_fields.items():
+                value = getattr(section, field)
+                setting = f"{field} = {toml_value(value)}" if value is not None and field not in idle else f"# {field} ="
+                lines.append(f"{setting:<44}# {info.description}\n")
+        return "".join(lines)
+
+
+def toml_value(value: object) -> str:
+    """A scalar or a list of them, in TOML; a JSON string is a TOML string."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def explain(error: ValidationError, source: str) -> str:
+    """The first problem of a recipe, as one sentence with the value and the way out."""
+    problem = error.errors(include_url=False)[0]
+    path = [str(part) for part in problem["loc"]][:2]
+    name = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        return f"{source}: unknown key {name!r}{suggest(path)}"
+    reason = problem["msg"].removeprefix("Value error, ").replace("Input should be", "it must be")
+    if problem["type"] == "value_error":
+        return f"{source}: {reason}"
+    return f"{source}: {name} = {problem['input']!r} will not do: {reason}"
+
+
+def suggest(path: list[str]) -> str:
+    """The way out of a misspelt key: the nearest one there is, or where a key of that name lives."""
+    sections = {name: list(info.annotation.model_fields) for name, info in Recipe.model_fields.items() if info.annotation}
+    everything = [*sections, *(f"{section}.{field}" for section, fields in sections.items() for field in fields)]
+    near = difflib.get_close_matches(".".join(path), everything, n=1, cutoff=0.6)
+    homes = [f"{section}.{path[-1]}" for section, fields in sections.items() if path[-1] in fields]
+    best = near or homes
+    return f"; did you mean {best[0]!r}?" if best else f"; the sections are {', '.join(sections)}"

@@ -1,0 +1,114 @@
+"""`report.html` and `samples.md`: a run for people, drawn anew from what the run folder holds."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
+
+from pellucid.core.files import read_json, write_text
+from pellucid.core.run import RunFolder
+from pellucid.training.recipe import Recipe
+
+
+def write_samples(run: RunFolder) -> None:
+    """Write what the model wrote at each evaluation."""
+    rows = [row for row in run.read_metrics() if row.get("sample")]
+    parts = [
+        f"## Step {row['step']:,}, validation loss {row['validation_loss']:.4f}\n\n{row['sample'].strip()}\n" for row in rows
+    ]
+    write_text(run.samples, "# Samples\n\n" + "\n".join(parts))
+
+
+def write_report(run: RunFolder) -> None:
+    """Write one self-contained page: curves, samples, data fingerprint, compute used."""
+    info, rows, recipe = read_json(run.info), run.read_metrics(), Recipe.load(run.recipe)
+    losses = [row for row in rows if "loss" in row]
+    evaluations = [row for row in rows if "validation_loss" in row]
+    page = Environment(loader=PackageLoader("pellucid.training"), autoescape=select_autoescape()).get_template("report.html")
+    write_text(
+        run.report,
+        page.render(
+            name=run.path.absolute().name,
+            curves=Markup(curves(losses, evaluations)),  # our own SVG
+            last=evaluations[-1] if evaluations else None,
+            best=min(evaluations, key=lambda row: float(row["validation_loss"]), default=None),
+            uniform=math.log(info["tokens"]["vocabulary"]),
+            samples=[evaluations[i] for i in spread(len(evaluations), 4)],
+            facts=facts(info, recipe, losses),
+            fingerprint=info["fingerprint"],
+            corpus=info["corpus"],
+            recipe=recipe.to_toml(),
+        ),
+    )
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Up to `most` indices from the first to the last of `count`, evenly spaced, the last first."""
+    picks = {round(i * (count - 1) / max(1, most - 1)) for i in range(most)} if count else set()
+    return sorted(picks, reverse=True)
+
+
+def facts(info: dict[str, Any], recipe: Recipe, losses: list[dict[str, Any]]) -> dict[str, str]:
+    """What was trained on what, and what it took. Energy is not measured, so it is not stated."""
+    training, tokens, machine = recipe.training, info["tokens"], info["machine"]
+    steps = losses[-1]["step"] if losses else 0
+    done = steps * training.batch_size * recipe.model.context_length
+    seconds = losses[-1]["seconds"] if losses else 0.0
+    speed = median([row["tokens_per_second"] for row in losses])
+    rate = speed * info["training_flops_per_token"]
+    share = rate / machine["matmul_flops_per_second"]
+    return {
+        "parameters": f"{info['parameters']:,}",
+        "network": f"{recipe.model.layers} blocks, {recipe.model.d_model} features, {recipe.model.heads} heads, "
+        f"context {recipe.model.context_length:,}, vocabulary {tokens['vocabulary']:,}",
+        "steps": f"{steps:,} of {training.steps:,}",
+        "tokens seen": f"{done:,} ({done / max(1, tokens['training']):.2f} epochs of {tokens['training']:,})",
+        "held-out tokens": f"{tokens['validation']:,}",
+        "bytes per token": f"{tokens['bytes_per_token']:.2f}",
+        "time": f"{seconds / 60:.1f} minutes",
+        "speed": f"{speed:,.0f} tokens/s while learning",
+        "compute": f"{done * info['training_flops_per_token']:.3g} FLOPs",
+        "model FLOPs utilisation": f"{share:.0%} of the {machine['matmul_flops_per_second'] / 1e9:,.0f} GFLOP/s "
+        f"that a {training.precision} matrix product reaches here",
+        "machine": f"{machine['processor']}, {training.threads} threads, {machine['memory']}; {machine['device']}, {training.precision}",
+        "versions": ", ".join(f"{name} {version}" for name, version in info["versions"].items()),
+        "begun": info["created"],
+    }
+
+
+def median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2] if values else 0.0
+
+
+def curves(losses: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> str:
+    """Loss, bits per byte and learning rate over the steps, as SVG."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    style: Any = {"svg.fonttype": "none", "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False}
+    with rc_context(style | {"svg.hashsalt": "pellucid"}):
+        figure = Figure(figsize=(10, 3.4), layout="constrained")
+        loss, bits, rate = figure.subplots(1, 3, width_ratios=(2, 1, 1))
+        loss.plot([row["step"] for row in losses], [row["loss"] for row in losses], color="#9bb8d3", lw=1, label="training")
+        loss.plot(
+            [row["step"] for row in evaluations],
+            [row["validation_loss"] for row in evaluations],
+            color="#b3402a",
+            lw=2,
+            label="validation",
+        )
+        loss.set(title="loss, nats per token", xlabel="step")
+        loss.legend(frameon=False)
+        bits.plot([row["step"] for row in evaluations], [row["bits_per_byte"] for row in evaluations], color="#b3402a", lw=2)
+        bits.set(title="bits per byte, validation", xlabel="step")
+        rate.plot([row["step"] for row in losses], [row["rate"] for row in losses], color="#555555", lw=1.5)
+        rate.set(title="learning rate, of its peak", xlabel="step", ylim=(0, 1.05))
+        for axes in (loss, bits, rate):
+            axes.grid(alpha=0.25)
+        image = io.StringIO()
+        figure.savefig(image, format="svg", metadata={"Date": None})
+    return image.getvalue()[image.getvalue().index("<svg") :]

@@ -1,0 +1,65 @@
+"""One dial from a thousand parameters to 175 billion."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pellucid.core.errors import ConfigError
+from pellucid.network.config import ModelConfig
+from pellucid.network.sizes import PRESETS, parse_count, parse_size
+from pellucid.network.transformer import build
+
+
+def config(text, vocab_size=8192, tied=True):
+    size = parse_size(text, vocab_size, tied=tied)
+    return ModelConfig(
+        vocab_size=vocab_size,
+        context_length=256,
+        d_model=size.d_model,
+        layers=size.layers,
+        heads=size.heads,
+        kv_heads=size.heads,
+        d_head=size.d_head,
+        d_mlp=size.d_mlp,
+        tied=tied,
+    )
+
+
+@settings(deadline=None)
+@given(exponent=st.floats(6, 11.3), vocab_size=st.sampled_from([65, 4096, 8192]), tied=st.booleans())
+def test_the_dial_gives_the_count_that_was_asked_for(exponent, vocab_size, tied):
+    asked = 10**exponent
+    if vocab_size * (1 if tied else 2) * 64 > asked / 2:
+        return  # mostly embedding: few shapes are possible
+    made = config(str(int(asked)), vocab_size, tied)
+    assert made.parameters == pytest.approx(asked, rel=0.1)
+    assert made.d_head in (32, 64, 128)
+    assert 10 <= made.d_model / made.layers <= 320
+
+
+@pytest.mark.parametrize(("name", "count"), [(name, value) for name, value in PRESETS.items() if isinstance(value, float)])
+def test_presets_are_as_large_as_they_say(name, count):
+    assert config(name).parameters == pytest.approx(count, rel=0.06)
+
+
+def test_175b_has_gpt3s_dimensions_and_count():
+    made = config("175b", vocab_size=50_257)
+    assert (made.layers, made.d_model, made.heads, made.d_head) == (96, 12_288, 96, 128)
+    network = build(made, seed=0, device="meta")
+    assert sum(weight.numel() for weight in network.parameters()) == pytest.approx(175e9, rel=0.01)
+
+
+@pytest.mark.parametrize(("text", "count"), [("25M", 25e6), ("1.3b", 1.3e9), ("300k", 3e5), ("1000", 1000)])
+def test_counts_are_read_as_people_write_them(text, count):
+    assert parse_count(text) == count
+
+
+def test_an_unknown_size_lists_the_known_ones():
+    with pytest.raises(ConfigError, match="size 'huge' is not known; choose tiny, small, base, large, xl, 175b, or a number"):
+        config("huge")
+
+
+def test_a_size_below_its_embedding_is_refused_with_the_numbers():
+    with pytest.raises(ConfigError, match=r"1,000 parameters is too small for a vocabulary of 8,192: its embedding alone has 262,144"):
+        config("1k")
+
