@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -50,16 +50,11 @@ class Model:
             raise ConfigError(
                 f"{ids.shape[1]:,} tokens exceed the model's context of {self.config.context_length:,}; pass fewer"
             )
-        return self.network(ids, mask, taps)
+        return cast(Output, self.network(ids, mask, taps))
 
     def sites(self) -> list[Site]:
         """Every place where taps can read or edit: name, shape, meaning."""
         return self.network.sites()
-
-    @overload
-    def generate(self, prompt: str, **options: Any) -> Generation: ...
-    @overload
-    def generate(self, prompt: Sequence[str] | Sequence[Sequence[int]] | Sequence[int], **options: Any) -> Any: ...
 
     def generate(
         self,
@@ -73,8 +68,8 @@ class Model:
         repetition_penalty: float = 1.0,
         seed: int = 0,
         stop: str | Sequence[str] = (),
-    ) -> Generation | list[Generation]:
-        """Continue a text, token ids, or a list of either. One prompt gives one `Generation`, a list gives a list."""
+    ) -> Any:
+        """Continue a text, token ids, or a list of either. One prompt gives one `Generation`, a list gives a list of them."""
         sampling = Sampling(
             temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, seed=seed
         )
@@ -166,8 +161,8 @@ def pretrain(
 ) -> Run:
     """Train a language model from scratch on your own text.
 
-    `corpus` is a path, several, a `Corpus`, or an iterable of texts that is not a list; `fields` are sections of the recipe, for
-    example `training={"batch_size": 16}`. Returns the finished run; raises a `PellucidError` that says what is wrong.
+    `corpus` is a path, a list of paths, a `Corpus` (`Corpus.of(texts)` holds texts), or an iterator of texts; `fields` are sections
+    of the recipe, such as `training={"batch_size": 16}`. Returns the finished run; a `PellucidError` says what is wrong.
     """
     base = recipe if isinstance(recipe, Recipe) else Recipe.load(Path(recipe)) if recipe is not None else Recipe()
     length = {name: value for name, value in zip(LENGTHS, (steps, tokens, minutes), strict=True) if value is not None}

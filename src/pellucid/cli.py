@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("pellucid: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
     return 0
 
 

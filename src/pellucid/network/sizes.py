@@ -65,7 +65,7 @@ def dial(parameters: float, vocab_size: int, *, tied: bool) -> Size:
         misfit = error / 0.02 + abs(math.log(d_model / size.layers / aspect))
         if best is None or misfit < best[0]:
             best = misfit, size
-        d_model += 32 if d_model < 512 else 64 if d_model < 2048 else 256
+        d_model += 32 if d_model < 256 else 64 if d_model < 2048 else 256
     if best is None:
         least = 32 * vocab_size * (1 if tied else 2)
         raise ConfigError(

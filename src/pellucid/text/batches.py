@@ -76,6 +76,11 @@ class Batches:
         self._order: tuple[int, Ids] | None = None  # of the epoch asked for last: remembered, not needed
 
     @property
+    def context(self) -> int:
+        """Tokens in a window."""
+        return self._windows.context
+
+    @property
     def windows(self) -> int:
         """Windows in an epoch."""
         return self._windows.count

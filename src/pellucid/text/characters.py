@@ -18,17 +18,17 @@ EVERY_CHARACTER = r"[\s\S]"
 
 def code_points(text: str) -> npt.NDArray[np.uint32]:
     """The Unicode code points of a text. Raises `TokenizerError` for half a character (a lone surrogate)."""
+    check_whole(text)
+    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+
+
+def check_whole(text: str) -> None:
+    """Raise `TokenizerError` for a text with half a character, which no encoding can hold."""
     try:
-        return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+        text.encode()
     except UnicodeEncodeError as error:
-        raise half_character(text, error) from None
-
-
-def half_character(text: str, error: UnicodeEncodeError) -> TokenizerError:
-    """The error for a text that no encoding can hold."""
-    return TokenizerError(
-        f"character {error.start} of the text is half a character (U+{ord(text[error.start]):04X}); correct it"
-    )
+        code = ord(text[error.start])
+        raise TokenizerError(f"character {error.start} of the text is half a character (U+{code:04X}); correct it") from None
 
 
 class CharacterTable:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
@@ -17,7 +19,7 @@ from pellucid.core.errors import TokenizerError
 from pellucid.core.files import read_json, write_json, write_text
 from pellucid.core.progress import Progress, Silent
 from pellucid.text import vocabulary
-from pellucid.text.characters import CharacterTable, half_character, is_characters
+from pellucid.text.characters import CharacterTable, check_whole, is_characters
 from pellucid.text.corpus import Document
 from pellucid.text.sections import sections
 from pellucid.text.streaming import ByteStream, TextStream, WindowStream
@@ -127,17 +129,16 @@ class Tokenizer:
         """
         if self._table is not None:
             return self._encode_characters(text, special)
-        try:
+        with _whole_characters([text]):
             return (self.backend if special else self._plain).encode(text, add_special_tokens=False).ids
-        except UnicodeEncodeError as error:
-            raise half_character(text, error) from None
 
     def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.uint32]]:
         """The tokens of many texts, on all cores; special tokens are plain text."""
         if self._table is not None:
             return [self._table.encode(text).astype(np.uint32) for text in texts]
-        encodings = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        with _whole_characters(texts):
+            encodings = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.frombuffer(array("I", encoding.ids), dtype=np.uint32) for encoding in encodings]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]], *, special: bool = False) -> str:
         """The text of tokens, special ones left out unless `special`. Raises `TokenizerError` for a number that is no token."""
@@ -230,6 +231,17 @@ def _config_beside(file: Path) -> dict[str, Any]:
     if (template := file.with_name("chat_template.jinja")).is_file():
         config["chat_template"] = template.read_text(encoding="utf-8")
     return config
+
+
+@contextmanager
+def _whole_characters(texts: Sequence[str]) -> Iterator[None]:
+    """Turn the library's refusal of a text with half a character, which it calls no text at all, into a `TokenizerError`."""
+    try:
+        yield
+    except TypeError:
+        for text in texts:
+            check_whole(text)
+        raise
 
 
 @cache

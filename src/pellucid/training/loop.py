@@ -15,8 +15,8 @@ from pellucid.core.device import Compute
 from pellucid.core.errors import DivergenceError
 from pellucid.core.progress import Task
 from pellucid.network.transformer import Transformer
-from pellucid.text.batches import Batch, Batches
-from pellucid.training.objectives import IGNORED, Objective
+from pellucid.text.batches import IGNORED, Batch, Batches
+from pellucid.training.objectives import Objective
 from pellucid.training.optimizers import Optimizers
 from pellucid.training.recipe import Schedule
 from pellucid.training.schedules import factor

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from pellucid.network.masks import Mask
 from pellucid.network.transformer import Transformer
-from pellucid.text.batches import Batch
+from pellucid.text.batches import IGNORED, Batch
 
-IGNORED = -100  # a target where there is nothing to learn
 LOGITS = 32_768 * 1024  # above this many, the logits of a micro-batch are computed in pieces and never held whole
 
 

@@ -28,6 +28,11 @@ class Prepared:
     corpus: dict[str, object]  # for people: files, bytes, options
 
 
+def absolute(sources: Sequence[str]) -> list[str]:
+    """The same sources under names that hold from any working directory."""
+    return [name if name == "-" or name.startswith("hf:") else str(Path(name).absolute()) for name in sources]
+
+
 def open_corpus(data: Data, sources: Sequence[str]) -> Corpus:
     """The corpus at `sources`, read as the recipe says."""
     return Corpus.open(

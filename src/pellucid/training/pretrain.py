@@ -1,11 +1,11 @@
-"""Pretraining, from a corpus to a run folder: prepare, decide, check, learn, finish."""
+"""Pretraining, from a corpus to a run folder: prepare, decide, learn, finish."""
 
 from __future__ import annotations
 
 import platform
 import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -13,32 +13,25 @@ from typing import Any, cast
 import torch
 
 import pellucid
-from pellucid.core.device import Compute, choose, matmul_rate
-from pellucid.core.errors import ConfigError, DivergenceError, PellucidError, RunError
+from pellucid.core.device import choose, matmul_rate
+from pellucid.core.errors import DivergenceError, PellucidError, RunError
 from pellucid.core.files import MANIFEST, atomic_folder, format_bytes, read_json, write_json, write_text
-from pellucid.core.machine import compiler, cpu_name, memory_limit
+from pellucid.core.machine import cpu_name, memory_limit
 from pellucid.core.progress import Progress
 from pellucid.core.run import RunFolder
-from pellucid.network.config import ModelConfig
 from pellucid.network.flops import training_flops
-from pellucid.network.transformer import Transformer, build
-from pellucid.text.batches import Batches
+from pellucid.network.transformer import Transformer
 from pellucid.text.corpus import Corpus
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.training import checkpoint
-from pellucid.training.loop import Step, Stop, TrainState, Watch, train
-from pellucid.training.memory import check_disk, check_memory, choose_micro_batch, estimate
-from pellucid.training.objectives import CausalLM
-from pellucid.training.optimizers import Optimizers
-from pellucid.training.preparation import Prepared, check_unchanged, dimensions, make_tokenizer, open_corpus, prepare
+from pellucid.training.decisions import decide
+from pellucid.training.job import Job
+from pellucid.training.loop import Stop, Watch, train
+from pellucid.training.preparation import check_unchanged, dimensions, make_tokenizer, open_corpus, prepare
 from pellucid.training.recipe import Recipe
 from pellucid.training.report import write_report, write_samples
-from pellucid.training.validation import Validation, validate
 
 Sampler = Callable[[Transformer, Tokenizer, str], str]  # continues a prompt; training does not know how generation works
-
-DEFAULT_MINUTES = 10.0
-COMPILE_SECONDS = 900  # torch.compile takes a minute or two; below this expected time it is not tried
 
 
 class Interrupted(PellucidError):
@@ -72,19 +65,24 @@ def pretrain(
     corpus = corpus or open_corpus(recipe.data, recipe.data.corpus)
     tokenizer = Tokenizer.load(run.tokenizer) if resume else make_tokenizer(corpus, recipe.tokenizer, progress)
     prepared = prepare(corpus, recipe.data, tokenizer, progress)
-    config = dimensions(recipe.model, tokenizer.vocab_size)
     if resume:
         check_unchanged(prepared.fingerprint, read_json(run.info)["fingerprint"])
     training = recipe.training
-    compute = choose(device=training.device, precision=training.precision, threads=training.threads)
+    job = Job(
+        recipe=recipe,
+        prepared=prepared,
+        config=dimensions(recipe.model, tokenizer.vocab_size),
+        compute=choose(device=training.device, precision=training.precision, threads=training.threads),
+    )
     if not resume:
-        asked, recipe = recipe, decide(recipe, prepared, config, compute, run, progress)
+        asked, job = recipe, decide(job, out, progress)
         with run.creating(force=force) as new:
             write_text(new.tokenizer, tokenizer.to_json())
-            write_json(new.info, describe(asked, recipe, prepared, config, compute))
-            write_text(new.recipe, recipe.to_toml())
+            write_json(new.info, describe(job, asked))
+            write_text(new.recipe, job.recipe.to_toml())
     with run.locked():
-        learn(run, recipe, prepared, config, compute, progress, sampler)
+        learn(run, job, progress, sampler)
+        finish(run)
     return run
 
 
@@ -104,157 +102,72 @@ def resumed(run: RunFolder, asked: Recipe) -> Recipe:
     return recipe
 
 
-def decide(
-    recipe: Recipe, prepared: Prepared, config: ModelConfig, compute: Compute, run: RunFolder, progress: Progress
-) -> Recipe:
-    """Fix everything that the recipe leaves open, and check that it fits: afterwards nothing depends on the machine's mood."""
-    training, context = recipe.training, config.context_length
-    name, recompute = recipe.optimizer.name, training.recompute
-    micro = training.micro_batch
-    if micro == "auto":
-        micro = choose_micro_batch(
-            config, batch_size=training.batch_size, context=context, compute=compute, optimizer=name, recompute=recompute
-        )
-    if micro > training.batch_size:
-        raise ConfigError(f"training.micro_batch ({micro}) is larger than training.batch_size ({training.batch_size})")
-    need = estimate(config, micro_batch=micro, context=context, compute=compute, optimizer=name, recompute=recompute)
-    check_memory(need, compute)
-    check_disk(config, name, training.keep, run.path)
-    fixed: dict[str, Any] = {
-        "micro_batch": micro,
-        "device": compute.device,
-        "precision": compute.precision,
-        "threads": compute.threads,
-        "steps": training.steps,
-    }
-    batches = make_batches(recipe, prepared, config)
-    if training.tokens is not None:
-        fixed["steps"] = -(-training.tokens // (training.batch_size * context))
-    if fixed["steps"] is None:
-        minutes = DEFAULT_MINUTES if training.minutes is None else training.minutes
-        progress.say(f"measuring this machine's speed, to fix the number of steps for {minutes:g} minutes")
-        fixed["steps"] = steps_in(minutes * 60, recipe, batches, config, compute, micro)
-    steps = fixed["steps"]
-    fixed["compile"] = training.compile if training.compile != "auto" else "off"
-    fixed["evaluate_every"] = max(1, -(-steps // 20)) if training.evaluate_every == "auto" else training.evaluate_every
-    fixed["checkpoint_every"] = fixed["evaluate_every"] if training.checkpoint_every == "auto" else training.checkpoint_every
-    shape = {name: getattr(config, name) for name in ("d_model", "layers", "heads", "kv_heads", "d_mlp")}
-    return recipe.override({"model": shape, "training": fixed})
-
-
-def make_batches(recipe: Recipe, prepared: Prepared, config: ModelConfig) -> Batches:
-    return Batches(
-        prepared.training,
-        context=config.context_length,
-        batch_size=recipe.training.batch_size,
-        seed=recipe.training.seed,
-        documents=recipe.data.document_masks,
-    )
-
-
-def start(recipe: Recipe, config: ModelConfig, compute: Compute) -> TrainState:
-    """A fresh network and its optimizers."""
-    network = build(config, seed=recipe.training.seed, device=compute.device).train()
-    network.recompute = recipe.training.recompute
-    if recipe.training.compile == "on":
-        if compute.device == "cpu" and compiler() is None:
-            raise ConfigError(
-                "training.compile is on, but no C++ compiler was found; install g++, or use --training.compile off"
-            )
-        for block in network.blocks:
-            block.compile(dynamic=False)
-    return TrainState(network=network, optimizers=Optimizers(network, recipe.optimizer))
-
-
-def steps_in(seconds: float, recipe: Recipe, batches: Batches, config: ModelConfig, compute: Compute, micro: int) -> int:
-    """How many steps fit into `seconds`, evaluations and checkpoints included, by running some and throwing them away."""
-    state = start(recipe, config, compute)
-    step = Step(
-        objective=CausalLM(), batches=batches, schedule=recipe.schedule, steps=10**9, micro_batch=micro, compute=compute
-    )
-    step(state)  # the first step sets up kernels and optimizer state
-    begun, count = time.perf_counter(), 0
-    while time.perf_counter() - begun < min(3.0, 0.02 * seconds) or count < 2:
-        step(state)
-        count += 1
-    per_step = (time.perf_counter() - begun) / count
-    windows = recipe.training.evaluate_windows
-    evaluation = per_step / 3 * (512 if windows == "all" else windows) / recipe.training.batch_size
-    return max(1, int((seconds - 20 * evaluation) / per_step))
-
-
-def learn(
-    run: RunFolder,
-    recipe: Recipe,
-    prepared: Prepared,
-    config: ModelConfig,
-    compute: Compute,
-    progress: Progress,
-    sampler: Sampler,
-) -> None:
-    """Run the loop from the latest checkpoint, or from the start, to its end, and finish the run folder."""
-    training, tokenizer = recipe.training, prepared.tokenizer
-    steps = cast(int, training.steps)
-    state = start(recipe, config, compute)
+def learn(run: RunFolder, job: Job, progress: Progress, sampler: Sampler) -> None:
+    """Run the loop from the latest checkpoint, or from the start, to its end."""
+    training, tokenizer, state = job.recipe.training, job.prepared.tokenizer, job.start()
+    target = training.target_loss
     if checkpoint.all_whole(run):
-        where = checkpoint.load(checkpoint.latest(run), state.network, state.optimizers)
-        state.step, state.seconds = where.step, where.seconds
-        progress.say(f"going on after step {state.step:,} of {steps:,}")
+        position = checkpoint.load(checkpoint.latest(run), state.network, state.optimizers)
+        state.step, state.seconds = position.step, position.seconds
+        progress.say(f"going on after step {state.step:,} of {job.steps:,}")
+        if target is not None and position.validation_loss is not None and position.validation_loss <= target:
+            return
     run.rewind_metrics(state.step)
-    step = Step(
-        objective=CausalLM(),
-        batches=make_batches(recipe, prepared, config),
-        schedule=recipe.schedule,
-        steps=steps,
-        micro_batch=cast(int, training.micro_batch),
-        compute=compute,
-    )
-
-    def evaluate() -> Validation:
-        windows = None if training.evaluate_windows == "all" else training.evaluate_windows
-        return validate(
-            state.network,
-            step.objective,
-            prepared.validation,
-            context=config.context_length,
-            batch_size=step.micro_batch,
-            windows=windows,
-            compute=compute,
-        )
 
     def save(validation_loss: float | None) -> None:
         position = checkpoint.Position(step=state.step, seconds=state.seconds, validation_loss=validation_loss)
         checkpoint.save(run, state.network, state.optimizers, tokenizer, position)
         checkpoint.prune(run, training.keep)
 
-    watch = Watch(
-        log_every=max(1, steps // 500),
-        evaluate_every=cast(int, training.evaluate_every),
-        checkpoint_every=cast(int, training.checkpoint_every),
-        evaluate=evaluate,
-        record=run.append_metrics,
-        sample=lambda: sampler(state.network, tokenizer, training.prompt),
-        checkpoint=save,
-        target_loss=training.target_loss,
-    )
     stop = Stop()
-    tokens = training.batch_size * config.context_length
-    try:
-        with stop.listening(), progress.task("training", steps * tokens, "tokens") as task:
-            task.advance(state.step * tokens)
-            train(state, step, watch, stop, task)
-    except DivergenceError as error:
-        raise DivergenceError(f"{error}; {after_divergence(run)}") from None
-    finally:
-        if run.read_metrics():
-            write_samples(run)
-            write_report(run)
-    if stop.signal is not None and state.step < steps:
-        raise Interrupted(
-            f"stopped after step {state.step:,} of {steps:,}; go on with: pellucid pretrain --resume --out {run.path}",
-            stop.signal,
+    with ExitStack() as stack:
+        stack.callback(draw, run)
+        watch = Watch(
+            log_every=max(1, job.steps // 500),
+            evaluate_every=cast(int, training.evaluate_every),
+            checkpoint_every=cast(int, training.checkpoint_every),
+            evaluate=lambda: job.evaluate(state),
+            record=stack.enter_context(recorder(run, tensorboard=training.tensorboard)),
+            sample=lambda: sampler(state.network, tokenizer, training.prompt),
+            checkpoint=save,
+            target_loss=target,
         )
-    finish(run)
+        stack.enter_context(stop.listening())
+        task = stack.enter_context(progress.task("training", job.steps * job.step_tokens, "tokens"))
+        task.advance(state.step * job.step_tokens)
+        try:
+            train(state, job.step(), watch, stop, task)
+        except DivergenceError as error:
+            raise DivergenceError(f"{error}; {after_divergence(run)}") from None
+    if stop.signal is not None and state.step < job.steps:
+        how = f"pellucid pretrain --resume --out {run.path}"
+        raise Interrupted(f"stopped after step {state.step:,} of {job.steps:,}; go on with: {how}", stop.signal)
+
+
+@contextmanager
+def recorder(run: RunFolder, *, tensorboard: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Where a line of metrics goes: to `metrics.jsonl`, and if wanted to TensorBoard too."""
+    if not tensorboard:
+        yield run.append_metrics
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(run.path / "tensorboard")) as writer:
+
+        def record(row: dict[str, Any]) -> None:
+            run.append_metrics(row)
+            for name, value in row.items():
+                if isinstance(value, float):
+                    writer.add_scalar(name, value, row["step"])
+
+        yield record
+
+
+def draw(run: RunFolder) -> None:
+    """Write samples and report, also of a run that was interrupted."""
+    if run.read_metrics():
+        write_samples(run)
+        write_report(run)
 
 
 def after_divergence(run: RunFolder) -> str:
@@ -273,11 +186,10 @@ def finish(run: RunFolder) -> None:
                 shutil.copyfile(path, folder / path.name)
 
 
-def describe(asked: Recipe, recipe: Recipe, prepared: Prepared, config: ModelConfig, compute: Compute) -> dict[str, Any]:
+def describe(job: Job, asked: Recipe) -> dict[str, Any]:
     """`run.json`: what a reader needs to judge or repeat the run."""
-    steps = cast(int, recipe.training.steps)
-    tokens = steps * recipe.training.batch_size * config.context_length
-    flops = training_flops(config, config.context_length)
+    compute, prepared, planned = job.compute, job.prepared, job.steps * job.step_tokens
+    gpu = None if compute.device == "cpu" else torch.cuda.get_device_name(compute.device)
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"pellucid": pellucid.__version__, "torch": torch.__version__, "python": platform.python_version()},
@@ -285,7 +197,7 @@ def describe(asked: Recipe, recipe: Recipe, prepared: Prepared, config: ModelCon
             "processor": cpu_name(),
             "memory": format_bytes(memory_limit()),
             "system": platform.platform(),
-            "device": compute.device if compute.device == "cpu" else torch.cuda.get_device_name(compute.device),
+            "gpu": gpu,
             "matmul_flops_per_second": matmul_rate(compute.dtype, device=compute.device, size=1024, seconds=0.1),
         },
         "asked": asked.given(),
@@ -296,10 +208,10 @@ def describe(asked: Recipe, recipe: Recipe, prepared: Prepared, config: ModelCon
             "validation": prepared.validation.tokens,
             "bytes_per_token": prepared.training.bytes / prepared.training.tokens,
             "vocabulary": prepared.tokenizer.vocab_size,
-            "planned": tokens,
-            "epochs": tokens / prepared.training.tokens,
+            "planned": planned,
+            "epochs": planned / prepared.training.tokens,
         },
-        "parameters": config.parameters,
-        "training_flops_per_token": flops,
-        "training_flops": flops * tokens,
+        "parameters": job.config.parameters,
+        "training_flops_per_token": training_flops(job.config, job.config.context_length),
+        "training_flops": job.step_flops * job.steps,
     }

@@ -9,9 +9,9 @@ import torch
 
 from pellucid.core.device import Compute
 from pellucid.network.transformer import Transformer
-from pellucid.text.batches import sequential
+from pellucid.text.batches import IGNORED, sequential
 from pellucid.text.store import TokenView
-from pellucid.training.objectives import IGNORED, Objective
+from pellucid.training.objectives import Objective
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,7 @@ def validate(
     view: TokenView,
     *,
     context: int,
+    documents: bool,
     batch_size: int,
     windows: int | None,
     compute: Compute,
@@ -45,7 +46,7 @@ def validate(
     """Mean loss over `windows` evenly spaced sequences of the held-out text (None: all of it)."""
     total, tokens = 0.0, 0
     with compute.autocast():
-        for batch in sequential(view, context=context, batch_size=batch_size, limit=windows):
+        for batch in sequential(view, context=context, batch_size=batch_size, limit=windows, documents=documents):
             total += float(objective.loss(network, batch))
             tokens += int((batch.targets != IGNORED).sum())
     return Validation(loss=total / tokens, bytes_per_token=view.bytes / view.tokens)
