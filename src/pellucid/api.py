@@ -161,8 +161,8 @@ def pretrain(
 ) -> Run:
     """Train a language model from scratch on your own text.
 
-    `corpus` is a path, a list of paths, a `Corpus` (`Corpus.of(texts)` holds texts), or an iterator of texts; `fields` are sections
-    of the recipe, such as `training={"batch_size": 16}`. Returns the finished run; a `PellucidError` says what is wrong.
+    `corpus` is a path, a list of paths, a `Corpus` (`Corpus.of(texts)` holds texts), or an iterator of texts; `fields` are
+    sections of the recipe, such as `training={"batch_size": 16}`. Returns the finished run; a `PellucidError` says what is wrong.
     """
     base = recipe if isinstance(recipe, Recipe) else Recipe.load(Path(recipe)) if recipe is not None else Recipe()
     length = {name: value for name, value in zip(LENGTHS, (steps, tokens, minutes), strict=True) if value is not None}

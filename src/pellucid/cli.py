@@ -76,11 +76,12 @@ def pretrain(
 ) -> None:
     """Train a language model from scratch on your own text.
 
-    CORPUS is any mix of files, folders and globs (.txt .md .jsonl .csv .tsv .parquet, also .gz or .zst), - for standard input, or hf:NAME.
     The run folder OUT then holds the model (in Hugging Face layout), checkpoints, metrics, samples and report.html.
 
     Parameters
     ----------
+    corpus
+        files, folders or globs (.txt .md .jsonl .csv .tsv .parquet, also .gz or .zst), - for standard input, or hf:NAME
     out
         the run folder to make
     recipe
@@ -127,9 +128,7 @@ def pretrain(
     best = min((row for row in run.metrics if "validation_loss" in row), key=lambda row: float(row["validation_loss"]))
     if json:
         return show_json({"run": str(run.path), "last": last, "best": best})
-    print(
-        f"{run.path}: validation loss {best['validation_loss']:.4f}, {best['bits_per_byte']:.3f} bits per byte, at step {best['step']:,}"
-    )
+    print(f"{run.path}: {best['bits_per_byte']:.3f} bits per byte on held-out text, at step {best['step']:,}")
     print(f"read the report   {run.path / 'report.html'}")
     print(f'write text        pellucid generate {run.path} "Once upon a time"')
 

@@ -27,7 +27,7 @@ def examine() -> dict[str, str]:
         "memory": f"{format_bytes(memory_available())} free of {format_bytes(memory_limit())}: {largest(memory_available())}",
         "disk": f"{format_bytes(disk_free(Path.cwd()))} free here",
         "cache": f"{cache_folder()} ({format_bytes(disk_free(cache_folder()))} free); tokenised corpora are kept there",
-        "precision": f"matrix products reach {single / 1e9:,.0f} GFLOP/s in fp32, {half / 1e9:,.0f} in bf16: {better(single, half)}",
+        "precision": f"{single / 1e9:,.0f} GFLOP/s in fp32, {half / 1e9:,.0f} in bf16: {better(single, half)}",
         "gpu": gpu(),
         "compiler": compiler() or "none: torch.compile is not available on the CPU; install g++ for it",
         "extras": f"installed: {', '.join(present) or 'none'}; not installed: {', '.join(absent) or 'none'}",
@@ -56,4 +56,4 @@ def verdict(rate: float) -> str:
     if torch.cuda.is_available():
         rate = matmul_rate(torch.bfloat16, device="cuda", size=4096, seconds=0.2)
     parameters = (0.5 * rate * 600 / 120) ** 0.5
-    return f"ten minutes here suit a model of about {parameters / 1e6:.1f}M parameters: pellucid pretrain CORPUS --out RUN --minutes 10"
+    return f"ten minutes here suit a model of about {parameters / 1e6:.1f}M parameters; try: pellucid demo"

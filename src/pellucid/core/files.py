@@ -63,7 +63,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             sync(temporary)
-            os.replace(temporary, path)
+            temporary.replace(path)
             sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
@@ -92,7 +92,7 @@ def read_json(path: Path) -> Any:
 def atomic_folder(folder: Path, *, sealed: bool = True, replace: bool = True) -> Iterator[Path]:
     """A temporary folder to fill; it is synced and takes the name `folder` when the block ends well.
 
-    `sealed` gives it a manifest of hashes. An older folder of that name is replaced, or without `replace` is a `FileExistsError`.
+    `sealed` gives it a manifest of hashes. An older folder of that name is replaced, or without `replace` is an error.
     A kill at any instant leaves the old folder, the new one, or none: never a part.
     """
     temporary = folder.with_name(f".{folder.name}{PARTIAL}")
@@ -105,7 +105,7 @@ def atomic_folder(folder: Path, *, sealed: bool = True, replace: bool = True) ->
                 seal(temporary)
             if replace:
                 remove_folder(folder)
-            os.rename(temporary, folder)
+            temporary.rename(folder)
             sync(folder.parent)
         except BaseException:
             remove_folder(temporary)
@@ -150,7 +150,7 @@ def remove_folder(folder: Path) -> None:
         return
     doomed = folder.with_name(f".{folder.name}.deleted{PARTIAL}")
     shutil.rmtree(doomed, ignore_errors=True)
-    os.replace(folder, doomed)
+    folder.replace(doomed)
     shutil.rmtree(doomed)
 
 

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention over several heads (Vaswani et al., 2017), with grouped key/value heads (Ainslie et al., 2023)."""
+"""Scaled dot-product attention over several heads (Vaswani et al., 2017), keys and values in groups (Ainslie et al., 2023)."""
 
 import math
 from typing import Protocol, runtime_checkable

@@ -51,7 +51,8 @@ def parse_count(text: str) -> float:
 def dial(parameters: float, vocab_size: int, *, tied: bool) -> Size:
     """The network of about `parameters` weights, embeddings included, of a customary shape.
 
-    Width over depth is 64 for small networks and grows to 128 at 7B, as in GPT-2, GPT-3 and Llama. A block has 12 d_model^2 weights (4 in attention, 8 in the gated MLP), so width and depth give the count.
+    Width over depth is 64 for small networks and grows to 128 at 7B, as in GPT-2, GPT-3 and Llama. A block has
+    12 d_model^2 weights (4 in attention, 8 in the gated MLP), so width and depth give the count.
     """
     if parameters > 1e13:
         raise ConfigError(f"{parameters:.3g} parameters are more than this dial is made for (1e13)")
@@ -76,7 +77,7 @@ def dial(parameters: float, vocab_size: int, *, tied: bool) -> Size:
 
 
 def shape(d_model: int, parameters: float, embeddings: int) -> Size:
-    """The depth that brings a network of this width nearest to `parameters`; the MLP, 8/3 as wide within a third, takes the rest."""
+    """The depth that brings a network of this width nearest to `parameters`; the MLP, about 8/3 as wide, takes the rest."""
     rest = parameters - embeddings * d_model
     layers = max(1, round(rest / (12 * d_model**2)))
     d_head = 128 if d_model >= 2048 else 64 if d_model >= 256 and d_model % 64 == 0 else 32

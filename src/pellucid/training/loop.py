@@ -96,7 +96,7 @@ class Stop:
     signal: int | None = None
     previous: dict[int, Any] = field(default_factory=dict)
 
-    def _seen(self, number: int, frame: FrameType | None) -> None:
+    def _seen(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - what signal handlers are given
         self.signal = number
         signal.signal(signal.SIGINT, self.previous[signal.SIGINT])  # a second Ctrl-C ends it at once
 

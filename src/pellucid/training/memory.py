@@ -59,7 +59,7 @@ def activations_per_token(config: ModelConfig, half: int) -> float:
 def choose_micro_batch(
     config: ModelConfig, *, batch_size: int, context: int, compute: Compute, optimizer: str, recompute: bool
 ) -> int:
-    """The largest even share of the batch that is fast and fits: on a CPU 8,192 tokens fill the cores, more only costs memory."""
+    """The largest even share of the batch that fits; on a CPU 8,192 tokens fill the cores, more only costs memory."""
     budget = 0.5 * available(compute)
     limit = 8192 if compute.device == "cpu" else 65_536
     micro = batch_size
@@ -87,7 +87,8 @@ def check_memory(need: Memory, compute: Compute) -> None:
         fixed = need.total - need.activations
         ways = "a smaller --size" if fixed > free else "a smaller --training.micro-batch, or --training.recompute"
         raise ResourceError(
-            f"this run needs about {format_bytes(need.total)} of memory ({parts}), but {format_bytes(free)} are available; use {ways}"
+            f"this run needs about {format_bytes(need.total)} of memory ({parts}), "
+            f"but {format_bytes(free)} are available; use {ways}"
         )
 
 
@@ -98,6 +99,7 @@ def check_disk(config: ModelConfig, optimizer: str, keep: int, folder: Path) -> 
     need, free = (keep + 2) * checkpoint + 4 * config.parameters, disk_free(folder)
     if need > free:
         raise ResourceError(
-            f"the checkpoints need about {format_bytes(need)} of disk ({keep} kept, the best one, and one being written, "
-            f"of {format_bytes(checkpoint)} each), but {format_bytes(free)} are free at {folder}; use a smaller --training.keep or --size"
+            f"the checkpoints need about {format_bytes(need)} of disk ({keep} kept, the best, one being written, "
+            f"of {format_bytes(checkpoint)} each), but {format_bytes(free)} are free at {folder}; "
+            "use a smaller --training.keep or --size"
         )

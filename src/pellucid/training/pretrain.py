@@ -7,12 +7,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-import pellucid
 from pellucid.core.device import choose, matmul_rate
 from pellucid.core.errors import DivergenceError, PellucidError, RunError
 from pellucid.core.files import MANIFEST, atomic_folder, format_bytes, read_json, write_json, write_text
@@ -174,7 +174,7 @@ def after_divergence(run: RunFolder) -> str:
     """What a user can do."""
     whole = checkpoint.all_whole(run)
     kept = f"the last good checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
-    return f"{kept}; start anew with a lower --optimizer.learning-rate and --optimizer.matrix-learning-rate, or a longer --schedule.warmup"
+    return f"{kept}; start anew with lower learning rates (--optimizer.learning-rate, --optimizer.matrix-learning-rate)"
 
 
 def finish(run: RunFolder) -> None:
@@ -192,7 +192,7 @@ def describe(job: Job, asked: Recipe) -> dict[str, Any]:
     gpu = None if compute.device == "cpu" else torch.cuda.get_device_name(compute.device)
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"pellucid": pellucid.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {"pellucid": version("pellucid"), "torch": torch.__version__, "python": platform.python_version()},
         "machine": {
             "processor": cpu_name(),
             "memory": format_bytes(memory_limit()),

@@ -74,7 +74,7 @@ def facts(info: dict[str, Any], recipe: Recipe, losses: list[dict[str, Any]]) ->
         "compute": f"{done * info['training_flops_per_token']:.3g} FLOPs",
         "model FLOPs utilisation": f"{share:.0%} of the {machine['matmul_flops_per_second'] / 1e9:,.0f} GFLOP/s "
         f"that a {training.precision} matrix product reaches here",
-        "machine": f"{machine['gpu'] or machine['processor']}, {training.threads} threads, {machine['memory']}, {training.precision}",
+        "machine": f"{machine['gpu'] or machine['processor']}, {machine['memory']}, {training.threads} threads",
         "versions": ", ".join(f"{name} {version}" for name, version in info["versions"].items()),
         "begun": info["created"],
     }

@@ -16,7 +16,7 @@ def warmup_stable_decay(step: int, *, steps: int, warmup: int, decay: int, floor
 
 
 def cosine(step: int, *, steps: int, warmup: int, floor: float = 0.0) -> float:
-    """Learning-rate factor in [floor, 1] (Loshchilov and Hutter, 2017): linear rise, half a cosine down to `floor` at `steps`."""
+    """Learning-rate factor in [floor, 1] (Loshchilov and Hutter, 2017): a linear rise, then half a cosine down to `floor`."""
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
