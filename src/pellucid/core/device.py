@@ -28,10 +28,6 @@ class Compute:
     def dtype(self) -> torch.dtype:
         return DTYPES[self.precision]
 
-    def autocast(self) -> torch.autocast:
-        """The context in which matrix products run at this precision, with fp32 master weights."""
-        return torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
-
 
 def choose(*, device: str = "auto", precision: str = "auto", threads: int | Literal["auto"] = "auto") -> Compute:
     """Decide what is left to `auto` by a probe of this machine, and set torch's thread count."""

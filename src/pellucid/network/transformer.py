@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pellucid.network.attention import Attention, LayerCache
 from pellucid.network.config import ModelConfig
-from pellucid.network.layers import MLP, RMSNorm, Rotary, Rotation
+from pellucid.network.layers import MLP, Linear, RMSNorm, Rotary, Rotation
 from pellucid.network.masks import Mask
 from pellucid.network.taps import Site, Taps, tap
 
@@ -49,6 +49,9 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """A decoder language model."""
 
+    compute_dtype: torch.dtype | None = None  # of activations and matrix products; None: that of the weights
+    recompute: bool = False  # activation checkpointing: hold each block's input only, compute the rest again when needed
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -56,12 +59,9 @@ class Transformer(nn.Module):
         self.rotary = Rotary(config.d_head, config.rope_theta)
         self.blocks = nn.ModuleList(Block(config, f"blocks.{i}") for i in range(config.layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
-        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = Linear(config.d_model, config.vocab_size)
         if config.tied:
             self.head.weight = self.embedding.weight
-        self.recompute = (
-            False  # activation checkpointing: hold each block's input only, and compute the rest again for the gradient
-        )
 
     def forward(
         self,
@@ -85,7 +85,7 @@ class Transformer(nn.Module):
         if taps is not None:
             taps.check(site.name for site in self.sites())
         mask = mask or Mask.for_causal(ids.shape[1], ids.device)
-        x = tap(taps, "embedding", self.embedding(ids))
+        x = tap(taps, "embedding", self.embedding(ids).to(self.compute_dtype or self.embedding.weight.dtype))
         rotation = self.rotary(mask.positions, x.dtype)
         for i, block in enumerate(self.blocks):
             inputs = (x, mask, rotation, None if cache is None else cache[i], taps)

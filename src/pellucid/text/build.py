@@ -17,7 +17,8 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from pellucid.core.files import PARTIAL, disk_errors, seal, sync, write_json
+from pellucid.core.errors import CorpusError, TokenizerError
+from pellucid.core.files import PARTIAL, disk_errors, remove_folder, seal, sync, write_json
 from pellucid.core.progress import Progress, Task
 from pellucid.text.corpus import Corpus, Document
 from pellucid.text.tokenizer import Tokenizer
@@ -27,9 +28,7 @@ FORMAT = "pellucid tokens 1"
 INFO, TOKENS_FILE, SECTIONS_FILE = "store.json", "tokens.bin", "sections.bin"
 
 BATCH = 1 << 20  # characters encoded in one go: enough to occupy many cores, little beside the memory of a process
-DRIVERS = (
-    2  # threads that hand batches to the Rust threads: while one turns results into arrays, the other keeps the cores busy
-)
+DRIVERS = 2  # threads that hand batches to the Rust threads: while one turns results into arrays, the other encodes
 SYNC_SECONDS = 1.0  # the work that a kill can cost
 
 
@@ -44,8 +43,12 @@ def build_store(corpus: Corpus, tokenizer: Tokenizer, folder: Path, progress: Pr
         for path in partial.iterdir():
             if path.name not in (TOKENS_FILE, SECTIONS_FILE):
                 path.unlink()
-        with _Writer(partial, token_type(tokenizer)) as writer, progress.task("encoding", _megabytes(corpus), "MB") as task:
-            _encode(corpus, tokenizer, writer, task)
+        try:
+            with _Writer(partial, token_type(tokenizer)) as writer, progress.task("encoding", _megabytes(corpus), "MB") as task:
+                _encode(corpus, tokenizer, writer, task)
+        except (CorpusError, TokenizerError):
+            remove_folder(partial)  # this text will never become a store, so nobody would come back for it
+            raise
         info = {
             "format": FORMAT,
             "dtype": token_type(tokenizer).str,

@@ -36,7 +36,7 @@ class Decoding:
         if self.on_bad_bytes not in ("error", "replace"):
             raise ConfigError(f"on_bad_bytes is {self.on_bad_bytes!r}; it must be 'error' or 'replace'")
         try:
-            b"".decode(self.encoding or "utf-8")
+            "a".encode(self.encoding or "utf-8")
         except (LookupError, ValueError):
             raise ConfigError(
                 f"{self.encoding!r} is not a known text encoding; try utf-8, gb18030, latin-1 or utf-16"

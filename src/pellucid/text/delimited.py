@@ -59,8 +59,9 @@ class Delimited(Table):
 def tab_separated(lines: Iterable[str]) -> Iterator[Record]:
     """Records of tab-separated lines, each with its line number.
 
-    Half of such files quote as csv does, half use quotation marks as plain characters. A record is read as csv where that gives
-    the right number of fields and the line alone does not, or where it closes what the line leaves open; else as it stands.
+    Some such files quote as csv does, others use quotation marks as plain characters. A line with a field that begins with one
+    is read as csv, with the lines that follow until the quotation is closed, if that gives the right number of fields and no tab
+    inside a quotation of several lines; else it is read as it stands.
     """
     numbered = enumerate(lines, 1)
     ahead: deque[tuple[int, str]] = deque()
@@ -78,7 +79,8 @@ def tab_separated(lines: Iterable[str]) -> Iterator[Record]:
                 if following is None:
                     break
                 block.append(following)
-            quoted = None if _open(block) or any(len(_plain(text)) == width > 1 for _, text in block[1:-1]) else _as_csv(block)
+            separators = sum(text.count("\t") for _, text in block)
+            quoted = _as_csv(block) if len(block) == 1 or separators == width - 1 else None
             if quoted is not None and len(quoted) == width:
                 yield number, quoted
                 continue

@@ -30,8 +30,8 @@ class TokenStore:
         self.tokenizer_fingerprint: str = info["tokenizer"]
         self.corpus_fingerprint: str = info["corpus"]
         self.end_of_text: int = info["end_of_text"]
-        self.tokens = np.memmap(folder / TOKENS_FILE, dtype=info["dtype"], mode="r")
-        self.sections = np.memmap(folder / SECTIONS_FILE, dtype=SECTIONS, mode="r")
+        self.tokens = np.asarray(np.memmap(folder / TOKENS_FILE, dtype=info["dtype"], mode="r"))
+        self.sections = np.asarray(np.memmap(folder / SECTIONS_FILE, dtype=SECTIONS, mode="r"))
         if len(self.sections) != info["sections"] or self.sections["end"][-1] != len(self.tokens):
             raise CorruptionError(f"{folder} is not consistent: its sections do not end where its tokens do; delete it")
 

@@ -59,7 +59,7 @@ class JsonLines(Table):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.rstrip())
             except (ValueError, RecursionError) as error:
                 reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
                 raise CorpusError(f"{self.place(number)} is not valid JSON ({reason}); correct or remove the line") from None

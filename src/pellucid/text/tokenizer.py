@@ -28,7 +28,9 @@ from pellucid.text.vocabulary import END_OF_TEXT, SPECIAL
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-SAMPLE_BYTES = 50_000_000
+SAMPLE_BYTES = (
+    10_000_000  # 30 MB compress English 0.4 % better at 32,000 tokens; learning from Chinese takes 0.1 GB for each MB
+)
 ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")  # names of the end of a text, where no file says which
 CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",  # the one that takes tokenizer.json as it is

@@ -11,6 +11,7 @@ import numpy as np
 
 from pellucid.core.errors import TokenizerError
 from pellucid.text.characters import EVERY_CHARACTER, code_points
+from pellucid.text.sections import SECTION
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -52,12 +53,15 @@ def train_bpe(texts: Iterable[str], vocab_size: int, sample_bytes: int) -> Backe
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(sample(texts, sample_bytes), trainer)
+    drawn = sample(texts, sample_bytes)
+    backend.train_from_iterator(drawn, trainer)
     reached = backend.get_vocab_size()
     if reached < vocab_size:
+        whole = sum(len(text.encode()) for text in drawn) < sample_bytes - 4 * SECTION
+        source, more = ("this corpus", "give more text") if whole else ("the sample", f"raise sample_bytes ({sample_bytes})")
         raise TokenizerError(
-            f"a vocabulary of {vocab_size} is larger than this corpus supports: {reached} is the largest possible; "
-            f"pass --vocab-size {reached} or less, or give more text"
+            f"a vocabulary of {vocab_size} is larger than {source} supports: {reached} is the largest possible; "
+            f"pass --vocab-size {reached} or less, or {more}"
         )
     return backend
 

@@ -46,7 +46,7 @@ class Job:
         """A fresh network and its optimizers, the same every time."""
         training = self.recipe.training
         network = build(self.config, seed=training.seed, device=self.compute.device).train()
-        network.recompute = training.recompute
+        network.recompute, network.compute_dtype = training.recompute, self.compute.dtype
         if training.compile == "on":
             if self.compute.device == "cpu" and compiler() is None:
                 raise ConfigError("training.compile is on, but no C++ compiler was found; install g++, or turn it off")
@@ -70,7 +70,6 @@ class Job:
             schedule=recipe.schedule,
             steps=self.steps,
             micro_batch=cast(int, recipe.training.micro_batch),
-            compute=self.compute,
         )
 
     def evaluate(self, state: TrainState) -> Validation:
@@ -84,5 +83,4 @@ class Job:
             documents=self.recipe.data.document_masks,
             batch_size=cast(int, training.micro_batch),
             windows=None if training.evaluate_windows == "all" else training.evaluate_windows,
-            compute=self.compute,
         )

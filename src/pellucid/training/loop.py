@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from pellucid.core.device import Compute
 from pellucid.core.errors import DivergenceError
 from pellucid.core.progress import Task
 from pellucid.network.transformer import Transformer
@@ -42,7 +41,6 @@ class Step:
     schedule: Schedule
     steps: int
     micro_batch: int
-    compute: Compute
 
     def __call__(self, state: TrainState) -> tuple[float, float]:
         """Learn batch number `state.step`; return its mean loss in nats per token and its gradient's norm.
@@ -54,8 +52,7 @@ class Step:
         targets = int((batch.targets != IGNORED).sum())
         total = 0.0
         for piece in pieces(batch, self.micro_batch):
-            with self.compute.autocast():
-                loss = self.objective.loss(state.network, piece) / targets
+            loss = self.objective.loss(state.network, piece) / targets
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         norm = state.optimizers.step(self.rate(state.step))

@@ -59,9 +59,9 @@ def activations_per_token(config: ModelConfig, half: int) -> float:
 def choose_micro_batch(
     config: ModelConfig, *, batch_size: int, context: int, compute: Compute, optimizer: str, recompute: bool
 ) -> int:
-    """The largest even share of the batch that fits; on a CPU 8,192 tokens fill the cores, more only costs memory."""
+    """The largest even share of the batch that fits; on a CPU 2,048 tokens fill the cores, and more only leaves the caches."""
     budget = 0.5 * available(compute)
-    limit = 8192 if compute.device == "cpu" else 65_536
+    limit = 2048 if compute.device == "cpu" else 65_536
     micro = batch_size
     while micro > 1:
         need = estimate(

@@ -1,18 +1,18 @@
 """What a batch teaches: small objects that the one loop is given."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from pellucid.network.masks import Mask
 from pellucid.network.transformer import Transformer
 from pellucid.text.batches import IGNORED, Batch
 
-LOGITS = 32_768 * 1024  # above this many, the logits of a micro-batch are computed in pieces and never held whole
+LOGITS = 32_768 * 1024  # with more than this many, the logits are computed in pieces, and again for the gradient
 
 
 class Objective(Protocol):
@@ -30,8 +30,27 @@ class CausalLM:
         ids, targets = (torch.from_numpy(array).to(device) for array in (batch.ids, batch.targets))
         mask = None if batch.documents is None else Mask.for_documents(torch.from_numpy(batch.documents).to(device))
         hidden = network.encode(ids, mask).flatten(0, 1)
-        large = hidden.shape[0] * network.config.vocab_size > LOGITS
-        options = torch.nn.LinearCrossEntropyOptions() if large and torch.is_grad_enabled() else None
-        return F.linear_cross_entropy(
-            hidden, network.head.weight, targets.flatten(), reduction="sum", ignore_index=IGNORED, options=options
-        )
+        return cross_entropy(hidden, network.head.weight, targets.flatten())
+
+
+def cross_entropy(
+    hidden: Float[Tensor, "tokens d_model"], weight: Float[Tensor, "vocab d_model"], targets: Int[Tensor, " tokens"]
+) -> Float[Tensor, ""]:
+    """Summed cross-entropy in nats of the head's logits, in memory bounded by `LOGITS` whatever the vocabulary.
+
+    The product runs in the type of `hidden`, the softmax in fp32. torch's F.linear_cross_entropy would return the loss itself in
+    bf16 for bf16 activations, half a per cent off on two thousand tokens.
+    """
+    rows = max(1, LOGITS // weight.shape[0])
+    if len(hidden) <= rows:
+        return piece(hidden, weight, targets)
+    losses = [
+        checkpoint(piece, hidden[start : start + rows], weight, targets[start : start + rows], use_reentrant=False)
+        for start in range(0, len(hidden), rows)
+    ]
+    return torch.stack(losses).sum()
+
+
+def piece(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    logits = F.linear(hidden, weight.to(hidden.dtype)).float()
+    return F.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED)

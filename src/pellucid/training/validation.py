@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from pellucid.core.device import Compute
 from pellucid.network.transformer import Transformer
 from pellucid.text.batches import IGNORED, sequential
 from pellucid.text.store import TokenView
@@ -41,12 +40,10 @@ def validate(
     documents: bool,
     batch_size: int,
     windows: int | None,
-    compute: Compute,
 ) -> Validation:
     """Mean loss over `windows` evenly spaced sequences of the held-out text (None: all of it)."""
     total, tokens = 0.0, 0
-    with compute.autocast():
-        for batch in sequential(view, context=context, batch_size=batch_size, limit=windows, documents=documents):
-            total += float(objective.loss(network, batch))
-            tokens += int((batch.targets != IGNORED).sum())
+    for batch in sequential(view, context=context, batch_size=batch_size, limit=windows, documents=documents):
+        total += float(objective.loss(network, batch))
+        tokens += int((batch.targets != IGNORED).sum())
     return Validation(loss=total / tokens, bytes_per_token=view.bytes / view.tokens)

@@ -1,0 +1,120 @@
+"""Training speed: the baby-GPT shape (6 x 384, 6 heads, context 256, batch 64) by a plain trainer, and by ours.
+
+In one run: tokens/s of both, and the share of the bf16 matrix-product rate that our step reaches.
+
+    python benchmarks/throughput.py [--vocab-size 65] [--steps 3] [--repetitions 3] [--compile on]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+import torch
+from reference import PlainGPT, PlainTrainer
+
+from pellucid.core.device import choose, matmul_rate
+from pellucid.network.config import ModelConfig
+from pellucid.network.flops import training_flops
+from pellucid.network.transformer import build
+from pellucid.text.batches import Batch
+from pellucid.training.loop import pieces
+from pellucid.training.objectives import CausalLM
+from pellucid.training.optimizers import Optimizers
+from pellucid.training.recipe import Optimizer
+
+CONTEXT, BATCH = 256, 64
+
+
+def timed(step: Callable[[], object], steps: int) -> float:
+    """Tokens per second."""
+    begun = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return steps * BATCH * CONTEXT / (time.perf_counter() - begun)
+
+
+def plain_step(ids: np.ndarray, vocab: int, fused: bool) -> Callable[[], object]:
+    trainer = PlainTrainer(PlainGPT(vocab, layers=6, width=384, heads=6, context=CONTEXT, fused=fused))
+    rows = torch.from_numpy(ids)
+    return lambda: trainer.step(rows[:, :-1], rows[:, 1:])
+
+
+def our_step(ids: np.ndarray, config: ModelConfig, micro: int, optimizer: str, compiled: bool) -> Callable[[], object]:
+    compute, objective = choose(), CausalLM()
+    network = build(config, seed=0).train()
+    network.compute_dtype = compute.dtype
+    if compiled:
+        for block in network.blocks:
+            block.compile(dynamic=False)
+    optimizers = Optimizers(network, Optimizer(name=optimizer))
+    batch = Batch(ids[:, :-1].copy(), ids[:, 1:].copy())
+
+    def step() -> None:
+        for piece in pieces(batch, micro):
+            loss = objective.loss(network, piece) / ids[:, 1:].size
+            loss.backward()
+            loss.item()
+        optimizers.step(1.0)
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocab-size", type=int, default=65)
+    parser.add_argument("--steps", type=int, default=2, help="steps per repetition")
+    parser.add_argument("--repetitions", type=int, default=3, help="the contenders take turns; medians are reported")
+    parser.add_argument("--micro-batch", type=int, default=8)
+    parser.add_argument("--compile", choices=["on", "off"], default="on", help="measure our step compiled too")
+    options = parser.parse_args()
+    config = ModelConfig(
+        vocab_size=options.vocab_size,
+        context_length=CONTEXT,
+        d_model=384,
+        layers=6,
+        heads=6,
+        kv_heads=6,
+        d_head=64,
+        d_mlp=1024,  # 3 x 384 x 1024 weights, as the plain MLP's 2 x 384 x 1536
+    )
+    ids = np.random.default_rng(0).integers(0, options.vocab_size, (BATCH, CONTEXT + 1))
+    choose()
+    contenders = {
+        "reference": plain_step(ids, options.vocab_size, fused=False),
+        "reference_with_sdpa": plain_step(ids, options.vocab_size, fused=True),
+    }
+    for optimizer in ("muon", "adamw"):
+        contenders[optimizer] = our_step(ids, config, options.micro_batch, optimizer, False)
+        if options.compile == "on":
+            contenders[f"{optimizer}_compiled"] = our_step(ids, config, options.micro_batch, optimizer, True)
+    for step in contenders.values():
+        step()  # sets up kernels and optimizer state
+    speeds: dict[str, list[float]] = {name: [] for name in contenders}
+    rates = []
+    for _ in range(options.repetitions):
+        rates.append(matmul_rate(torch.bfloat16, size=2048, seconds=1.0))
+        for name, step in contenders.items():
+            speeds[name].append(timed(step, options.steps))
+            print(f"{name:<20} {speeds[name][-1]:,.0f} tokens/s", file=sys.stderr)
+    tokens = {name: median(values) for name, values in speeds.items()}
+    flops, rate = training_flops(config, CONTEXT), median(rates)
+    ours = {name: value for name, value in tokens.items() if not name.startswith("reference")}
+    result = {
+        "ratio": {name: value / tokens["reference"] for name, value in ours.items()},
+        "ratio_to_reference_with_sdpa": {name: value / tokens["reference_with_sdpa"] for name, value in ours.items()},
+        "share_of_bf16_rate": {name: value * flops / rate for name, value in ours.items()},
+        "bf16_flops_per_second": rate,
+        "tokens_per_second": tokens,
+        "parameters": config.parameters,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
