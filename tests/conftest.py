@@ -1,14 +1,24 @@
-"""Shapes in type annotations are checked while the tests run; every test has its own cache, and two threads at most."""
+"""Shapes in type annotations are checked while the tests run; every test has its own cache, and one thread unless it asks."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
-install_import_hook(["pellucid.network", "pellucid.generation"], "beartype.beartype")
+# an int is a float, as in Python's own rules for type hints (PEP 484)
+install_import_hook(
+    ["pellucid.network", "pellucid.generation", "pellucid.training.objectives"],
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
+)
+
+settings.register_profile("pellucid", deadline=None)  # a shared machine pauses when it likes
+settings.load_profile("pellucid")
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
@@ -21,9 +31,32 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return folder
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads on two busy cores wait for each other: a tiny network's step then takes a second instead of a millisecond."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """Real text and labels beside the checkout; a test that needs them is skipped where they are not."""
     if not DATA.is_dir():
         pytest.skip(f"the folder of real data, {DATA.name}, is not beside this checkout")
     return DATA
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The command line, in this process: exit code, standard output, standard error."""
+    from pellucid.cli import main
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call

@@ -94,7 +94,7 @@ class Model:
             raise ConfigError("the text to score is empty; give at least one character")
         if self.tokenizer.end_of_text is None:
             raise ModelError("this model's tokenizer has no end-of-text token, so its first token has no probability")
-        context = torch.tensor([[self.tokenizer.end_of_text, *ids[:-1]]], device=self.network.embedding.weight.device)
+        context = torch.tensor([[self.tokenizer.end_of_text, *ids[:-1]]], device=self.network.device)
         logprobs = self(context).logits[0].float().log_softmax(dim=-1)
         return logprobs.gather(1, torch.tensor(ids, device=logprobs.device)[:, None])[:, 0]
 
@@ -162,7 +162,7 @@ def pretrain(
     """Train a language model from scratch on your own text.
 
     `corpus` is a path, a list of paths, a `Corpus` (`Corpus.of(texts)` holds texts), or an iterator of texts; `fields` are
-    sections of the recipe, such as `training={"batch_size": 16}`. Returns the finished run; a `PellucidError` says what is wrong.
+    sections of the recipe, such as `training={"batch_size": 16}`. Returns the finished run; raises a `PellucidError`.
     """
     base = recipe if isinstance(recipe, Recipe) else Recipe.load(Path(recipe)) if recipe is not None else Recipe()
     length = {name: value for name, value in zip(LENGTHS, (steps, tokens, minutes), strict=True) if value is not None}

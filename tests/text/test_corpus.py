@@ -186,7 +186,7 @@ def test_what_a_run_notes_about_its_text(tmp_path):
 def test_options_without_effect_are_refused(tmp_path):
     path = put(tmp_path / "a.txt", "text")
     assert message(path, text_field="body") == (
-        f"--text-field body has no effect: {path} is plain text, which has no fields; leave it away"
+        f"--text-field body has no effect: {path} is plain text, which has no fields; leave it out"
     )
 
 

@@ -129,7 +129,10 @@ def verify(folder: Path, *, hashes: bool = True) -> None:
     path = folder / MANIFEST
     if not path.is_file():
         raise CorruptionError(f"{folder} has no {MANIFEST}, so it was never finished; delete it")
-    for name, expected in read_json(path).items():
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or any(set(entry) != {"bytes", "sha256"} for entry in manifest.values()):
+        raise CorruptionError(f"{path} is damaged; delete {folder}")
+    for name, expected in manifest.items():
         file = folder / name
         if not file.is_file():
             raise CorruptionError(f"{file} is missing; restore it, or delete {folder}")

@@ -103,7 +103,17 @@ def _cgroup_cpus() -> list[float]:
 
 
 def _cgroup_memory() -> list[tuple[int, int]]:
-    """Limit and use, in bytes, of every cgroup above this process that has a memory limit."""
-    files = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))  # versions 2 and 1
-    readings = [(_read(folder / limit), _read(folder / use)) for folder in _cgroup_folders() for limit, use in files]
-    return [(int(limit), int(use)) for limit, use in readings if limit.isdigit() and use.isdigit()]
+    """Limit and use, in bytes, of every cgroup above this process that has a memory limit. Cached files are not in use."""
+    versions = (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    )
+    found = []
+    for folder in _cgroup_folders():
+        for limit, use, cached in versions:
+            bounds = _read(folder / limit), _read(folder / use)
+            if all(text.isdigit() for text in bounds):
+                lines = (line.split() for line in _read(folder / "memory.stat").splitlines())
+                files = next((int(value) for name, value in lines if name == cached), 0)
+                found.append((int(bounds[0]), int(bounds[1]) - files))
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,10 @@ class RunFolder:
     def creating(self, *, force: bool) -> Iterator[RunFolder]:
         """A run folder to put the first files into; it appears under its name when the block ends well."""
         self.check_free(force=force)
-        with atomic_folder(self.path, sealed=False, replace=force) as temporary:
-            yield RunFolder(temporary)
+        with ExitStack() as stack:
+            if self.is_run():  # to be replaced, unless somebody is training in it
+                stack.enter_context(self.locked())
+            yield RunFolder(stack.enter_context(atomic_folder(self.path, sealed=False, replace=force)))
 
     @contextmanager
     def locked(self) -> Iterator[None]:

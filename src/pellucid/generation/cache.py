@@ -31,9 +31,9 @@ class LayerSlots:
 class Cache:
     """Keys and values of all layers for `batch` rows of up to `slots` positions."""
 
-    def __init__(self, config: ModelConfig, *, batch: int, slots: int, like: Tensor) -> None:
+    def __init__(self, config: ModelConfig, *, batch: int, slots: int, dtype: torch.dtype, device: torch.device) -> None:
         shape = (config.layers, batch, config.kv_heads, slots, config.d_head)
-        keys, values = (torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(2))
+        keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
         self.layers = [LayerSlots(keys[i], values[i]) for i in range(config.layers)]
 
     def mask(self, positions: Int[Tensor, "batch seq"]) -> Mask:

@@ -164,15 +164,14 @@ def run(network: Transformer, rows: list[Row], max_tokens: int | None, sampling:
     if not rows:
         return
     limits = room(network, rows, max_tokens)
-    weight = network.embedding.weight
     slots = max(len(row.prompt) + limit for row, limit in zip(rows, limits, strict=True))
-    store = Cache(network.config, batch=len(rows), slots=slots, like=weight) if cache else None
+    store = Cache(network.config, batch=len(rows), slots=slots, dtype=network.dtype, device=network.device) if cache else None
     inputs = [row.prompt for row in rows]
     while any(not row.finish_reason for row in rows):
-        hidden = last_hidden(network, rows, inputs, store, weight.device)
+        hidden = last_hidden(network, rows, inputs, store)
         logits = network.head(hidden).float()
         logprobs = logits.log_softmax(dim=-1)
-        seen = [torch.tensor(row.prompt + row.tokens, device=weight.device) for row in rows]
+        seen = [torch.tensor(row.prompt + row.tokens, device=network.device) for row in rows]
         chosen = choose(logits, seen, sampling, [len(row.tokens) for row in rows])
         for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
             if not row.finish_reason:
@@ -182,10 +181,9 @@ def run(network: Transformer, rows: list[Row], max_tokens: int | None, sampling:
         yield
 
 
-def last_hidden(
-    network: Transformer, rows: list[Row], inputs: list[list[int]], cache: Cache | None, device: torch.device
-) -> Tensor:
+def last_hidden(network: Transformer, rows: list[Row], inputs: list[list[int]], cache: Cache | None) -> Tensor:
     """The hidden state from which each row's next token follows, [batch d_model]."""
+    device = network.device
     if cache is None:
         inputs = [row.prompt + row.tokens for row in rows]
     lengths = torch.tensor([len(ids) for ids in inputs], device=device)

@@ -45,7 +45,7 @@ class Rotary(nn.Module):
         self.d_head, self.theta = d_head, theta
 
     def forward(self, positions: Int[Tensor, "#batch seq"], dtype: torch.dtype) -> Rotation:
-        """Cosine and sine of every pair's angle, for the two halves of a head's features; the first half's sines are negated."""
+        """Cosine and sine of every pair's angle, for both halves of a head's features; the first half's sines are negated."""
         exponent = torch.arange(0, self.d_head, 2, device=positions.device, dtype=torch.float32) / self.d_head
         angles = positions[:, None, :, None].float() * self.theta**-exponent
         cos, sin = angles.cos(), angles.sin()

@@ -85,13 +85,22 @@ class Transformer(nn.Module):
         if taps is not None:
             taps.check(site.name for site in self.sites())
         mask = mask or Mask.for_causal(ids.shape[1], ids.device)
-        x = tap(taps, "embedding", self.embedding(ids).to(self.compute_dtype or self.embedding.weight.dtype))
+        x = tap(taps, "embedding", self.embedding(ids).to(self.dtype))
         rotation = self.rotary(mask.positions, x.dtype)
         for i, block in enumerate(self.blocks):
             inputs = (x, mask, rotation, None if cache is None else cache[i], taps)
             recompute = self.recompute and torch.is_grad_enabled()
             x = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
         return tap(taps, "hidden", self.norm(x))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of activations."""
+        return self.compute_dtype or self.embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
 
     def sites(self) -> list[Site]:
         """Every place where taps can read or edit, in the order of the forward pass."""
@@ -132,16 +141,16 @@ def build(config: ModelConfig, *, seed: int, device: str = "cpu") -> Transformer
 
 @torch.no_grad()
 def initialize(network: Transformer, generator: torch.Generator) -> None:
-    """Normal weights of standard deviation 1/sqrt(inputs); zero for the projections back into the residual stream.
+    """Normal weights for the matrices, zeros for what leads out of a block and for an untied head, ones for the gains.
 
-    So that every block starts as the identity (Zhang et al., 2019: Fixup) and the first loss is that of a uniform guess.
+    So every block starts as the identity (Zhang et al., 2019: Fixup), and the first loss is that of a uniform guess.
     """
     for name, weight in network.named_parameters():
         if weight.ndim == 1:
             weight.fill_(1.0)
-        elif name.endswith(("attn.output.weight", "mlp.down.weight")):
+        elif name.endswith(("attn.output.weight", "mlp.down.weight")) or name == "head.weight":
             weight.zero_()
         elif name == "embedding.weight":
-            weight.normal_(0.0, 0.02, generator=generator)
+            weight.normal_(0.0, 0.02 if network.config.tied else 0.3, generator=generator)
         else:
-            weight.normal_(0.0, weight.shape[1] ** -0.5, generator=generator)
+            weight.normal_(0.0, 0.5 * weight.shape[1] ** -0.5, generator=generator)

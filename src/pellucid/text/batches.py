@@ -107,7 +107,8 @@ class Batches:
     def _permutation(self, epoch: int) -> Ids:
         """The order of an epoch's windows: random keys, sorted. Raw Philox output is the same in every version of numpy."""
         if self._order is None or self._order[0] != epoch:
-            keys = np.random.Philox(key=[self.seed % 2**64, epoch]).random_raw(self.windows)
+            key = np.array([self.seed % 2**64, epoch], dtype=np.uint64)
+            keys = np.random.Philox(key=key).random_raw(self.windows)
             self._order = epoch, np.argsort(keys, kind="stable")
         return self._order[1]
 

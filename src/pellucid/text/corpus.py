@@ -236,11 +236,11 @@ class Corpus:
     def _refuse_what_has_no_effect(self, text_field: str | None) -> None:
         if text_field is not None and self.text_field is None:
             raise CorpusError(
-                f"--text-field {text_field} has no effect: {self._name()} is plain text, which has no fields; leave it away"
+                f"--text-field {text_field} has no effect: {self._name()} is plain text, which has no fields; leave it out"
             )
         if self.decoding.encoding is not None and all(isinstance(source, Parquet | HubDataset) for source in self.sources):
             raise CorpusError(
-                f"--encoding {self.decoding.encoding} has no effect: {self._name()} says its encoding itself; leave it away"
+                f"--encoding {self.decoding.encoding} has no effect: {self._name()} says its encoding itself; leave it out"
             )
 
 
@@ -248,12 +248,12 @@ def html_line_breaks(chunks: Iterable[str]) -> Iterator[str]:
     """Turn `<br>`, `<br/>` and `<br />` into line feeds, also where one lies across two chunks."""
     rest = ""
     for chunk in chunks:
-        rest = LINE_BREAK.sub("\n", rest + chunk)
+        rest += chunk
         begun = rest.rfind("<", max(0, len(rest) - LONGEST_BREAK))
         stop = len(rest) if begun < 0 else begun
-        yield rest[:stop]
+        yield LINE_BREAK.sub("\n", rest[:stop])
         rest = rest[stop:]
-    yield rest
+    yield LINE_BREAK.sub("\n", rest)
 
 
 def _source(file: SourceFile, decoding: Decoding) -> Source:
@@ -265,7 +265,7 @@ def _source(file: SourceFile, decoding: Decoding) -> Source:
 
 
 def _spool(texts: Iterable[str]) -> SourceFile:
-    file = tempfile.NamedTemporaryFile("w", encoding="ascii", prefix="pellucid-", suffix=".jsonl")  # noqa: SIM115 - lives as long as the corpus
+    file = tempfile.NamedTemporaryFile("w", encoding="ascii", prefix="pellucid-")  # noqa: SIM115 - lives as long as the corpus
     with disk_errors(Path(file.name)):
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
         file.flush()

@@ -60,8 +60,8 @@ def tab_separated(lines: Iterable[str]) -> Iterator[Record]:
     """Records of tab-separated lines, each with its line number.
 
     Some such files quote as csv does, others use quotation marks as plain characters. A line with a field that begins with one
-    is read as csv, with the lines that follow until the quotation is closed, if that gives the right number of fields and no tab
-    inside a quotation of several lines; else it is read as it stands.
+    is read as csv, with the lines that follow until the quotation is closed, if that gives the right number of fields and
+    leaves no tab inside a quotation of several lines; else it is read as it stands.
     """
     numbered = enumerate(lines, 1)
     ahead: deque[tuple[int, str]] = deque()
@@ -73,12 +73,13 @@ def tab_separated(lines: Iterable[str]) -> Iterator[Record]:
             continue
         width = width or len(fields)
         if any(field.startswith('"') for field in fields):
-            block = [item]
-            while _open(block) and len(block) < LONGEST_QUOTATION:
+            block, open = [item], _odd(line)
+            while open and len(block) < LONGEST_QUOTATION:
                 following = ahead.popleft() if ahead else next(numbered, None)
                 if following is None:
                     break
                 block.append(following)
+                open ^= _odd(following[1])
             separators = sum(text.count("\t") for _, text in block)
             quoted = _as_csv(block) if len(block) == 1 or separators == width - 1 else None
             if quoted is not None and len(quoted) == width:
@@ -92,8 +93,8 @@ def _plain(line: str) -> list[str]:
     return line.rstrip("\r\n").split("\t")
 
 
-def _open(block: Sequence[tuple[int, str]]) -> bool:
-    return sum(line.count('"') for _, line in block) % 2 == 1
+def _odd(line: str) -> bool:
+    return line.count('"') % 2 == 1
 
 
 def _as_csv(block: Sequence[tuple[int, str]]) -> list[str] | None:

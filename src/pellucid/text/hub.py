@@ -67,7 +67,7 @@ def parse(source: str) -> tuple[str, str | None, str]:
     ('owner/name', 'config', 'test')
     """
     name, _, split = source.removeprefix(PREFIX).partition(":")
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return name, None, split or "train"
     if name.startswith(("/", "./", "../")):
         return str(Path(name).parent), Path(name).name, split or "train"

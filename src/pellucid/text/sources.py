@@ -60,7 +60,7 @@ def find(sources: Sequence[str | Path]) -> Found:
 
 def spool_standard_input(*, format: str) -> SourceFile:
     """Keep standard input in a temporary file (readable by its owner only), because a corpus is read more than once."""
-    file = tempfile.NamedTemporaryFile(prefix="pellucid-", suffix=".txt")  # noqa: SIM115 - it lives as long as the corpus
+    file = tempfile.NamedTemporaryFile(prefix="pellucid-")  # noqa: SIM115 - it lives as long as the corpus
     with disk_errors(Path(file.name)):
         shutil.copyfileobj(sys.stdin.buffer, file, 1 << 20)
         file.flush()

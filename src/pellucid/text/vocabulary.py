@@ -84,17 +84,18 @@ def train_chars(texts: Iterable[str]) -> Backend:
 def sample(texts: Iterable[str], budget: int) -> list[str]:
     """A sample of at most `budget` bytes, spread over the whole stream: the texts whose hashes are smallest, in that order.
 
-    It is the same for the same texts in any order, and never holds more than the budget in memory.
+    It is the same for the same texts in any order, and never holds much more than the budget in memory.
     """
-    kept: list[tuple[int, str, int]] = []  # a heap with the largest hash on top
-    size = 0
+    kept: list[tuple[int, str, int]] = []  # a heap with the largest hash on top (keys are negative)
+    size, limit = 0, -(2**64)
     for text in texts:
         data = text.encode()
         key = -int.from_bytes(hashlib.blake2b(data, digest_size=8, person=b"tokenizer").digest(), "big")
-        if size >= budget and key <= kept[0][0]:
+        if key <= limit:
             continue
         heapq.heappush(kept, (key, text, len(data)))
         size += len(data)
-        while size > budget and len(kept) > 1:
-            size -= heapq.heappop(kept)[2]
+        while size > budget or (kept and kept[0][0] == limit):
+            limit, _, dropped = heapq.heappop(kept)
+            size -= dropped
     return [text for _, text, _ in sorted(kept, reverse=True)]

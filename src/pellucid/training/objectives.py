@@ -26,7 +26,7 @@ class CausalLM:
     """Predict the next token."""
 
     def loss(self, network: Transformer, batch: Batch) -> Tensor:
-        device = network.embedding.weight.device
+        device = network.device
         ids, targets = (torch.from_numpy(array).to(device) for array in (batch.ids, batch.targets))
         mask = None if batch.documents is None else Mask.for_documents(torch.from_numpy(batch.documents).to(device))
         hidden = network.encode(ids, mask).flatten(0, 1)
@@ -38,8 +38,8 @@ def cross_entropy(
 ) -> Float[Tensor, ""]:
     """Summed cross-entropy in nats of the head's logits, in memory bounded by `LOGITS` whatever the vocabulary.
 
-    The product runs in the type of `hidden`, the softmax in fp32. torch's F.linear_cross_entropy would return the loss itself in
-    bf16 for bf16 activations, half a per cent off on two thousand tokens.
+    The product runs in the type of `hidden`, the softmax in fp32. torch's F.linear_cross_entropy would return the loss itself
+    in bf16 for bf16 activations, half a per cent off on two thousand tokens.
     """
     rows = max(1, LOGITS // weight.shape[0])
     if len(hidden) <= rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,27 +18,21 @@ class Optimizers:
     def __init__(self, network: nn.Module, settings: Optimizer) -> None:
         self.names: dict[Tensor, str] = {weight: name for name, weight in network.named_parameters()}
         self.clip = settings.clip
-        weights = list(self.names)
-        matrices = (
-            [w for w in weights if w.ndim == 2 and self.names[w].startswith("blocks.")] if settings.name == "muon" else []
-        )
-        rest = [w for w in weights if not any(w is m for m in matrices)]
-        groups = [
-            {"params": [w for w in rest if w.ndim >= 2], "weight_decay": settings.weight_decay},
-            {"params": [w for w in rest if w.ndim < 2], "weight_decay": 0.0},
-        ]
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True)
-        ]
-        if matrices:
-            self.parts.append(
-                torch.optim.Muon(
-                    matrices,
-                    lr=settings.matrix_learning_rate,
-                    momentum=settings.momentum,
-                    weight_decay=settings.weight_decay,
-                )
-            )
+        blocks = [w for w, name in self.names.items() if w.ndim == 2 and name.startswith("blocks.")]
+        rest = [w for w, name in self.names.items() if w.ndim != 2 or not name.startswith("blocks.")]
+        matrices: dict[str, Any] = {
+            "params": blocks,
+            "lr": settings.matrix_learning_rate,
+            "weight_decay": settings.weight_decay,
+        }
+        others: dict[str, Any] = {"params": rest, "lr": settings.learning_rate, "weight_decay": 0.0}
+        betas = (settings.beta1, settings.beta2)
+        self.parts: list[torch.optim.Optimizer]
+        if settings.name == "muon":
+            muon = torch.optim.Muon([matrices], momentum=settings.momentum)
+            self.parts = [torch.optim.AdamW([others], betas=betas, fused=True), muon]
+        else:
+            self.parts = [torch.optim.AdamW([matrices, others], betas=betas, fused=True)]
         self.peaks = [[float(group["lr"]) for group in part.param_groups] for part in self.parts]
 
     def step(self, factor: float) -> float:

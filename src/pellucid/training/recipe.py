@@ -80,16 +80,18 @@ class Optimizer(Section):
     """How weights move."""
 
     name: Literal["muon", "adamw"] = Field("muon", description="muon: Muon for the blocks' matrices, AdamW for the rest")
-    matrix_learning_rate: float = Field(0.02, gt=0, description="peak learning rate of Muon")
-    learning_rate: float = Field(3e-3, gt=0, description="peak learning rate of AdamW")
-    weight_decay: float = Field(0.1, ge=0, description="decay of matrices and embeddings, times the learning rate")
+    matrix_learning_rate: float = Field(
+        0.025, gt=0, description="peak learning rate of Muon, or of AdamW for the blocks' matrices"
+    )
+    learning_rate: float = Field(0.01, gt=0, description="peak learning rate of AdamW for embedding, head and gains")
+    weight_decay: float = Field(0.1, ge=0, description="decay of the blocks' matrices, times their learning rate")
     momentum: float = Field(0.95, ge=0, lt=1, description="momentum of Muon")
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of AdamW's first moment")
-    beta2: float = Field(0.99, ge=0, lt=1, description="decay of AdamW's second moment")
+    beta2: float = Field(0.95, ge=0, lt=1, description="decay of AdamW's second moment")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
 
     def without_effect(self) -> dict[str, str]:
-        return dict.fromkeys(("matrix_learning_rate", "momentum"), "with adamw") if self.name == "adamw" else {}
+        return {"momentum": "with adamw"} if self.name == "adamw" else {}
 
 
 class Schedule(Section):
