@@ -11,9 +11,10 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# an int is a float, as in Python's own rules for type hints (PEP 484)
+# An int is a float, as in Python's own rules for type hints (PEP 484). Not the engine: in a wrapped generator
+# torch.inference_mode has no effect, and what is tested would not be what is used.
 install_import_hook(
-    ["pellucid.network", "pellucid.generation", "pellucid.training.objectives"],
+    ["pellucid.network", "pellucid.generation.cache", "pellucid.generation.sampling", "pellucid.training.objectives"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 

@@ -56,7 +56,9 @@ def allowed(kind, seq):
 
 @pytest.mark.parametrize("kind", ["causal", "documents", "prefix", "bidirectional"])
 @settings(deadline=None, max_examples=8)
-@given(kv_heads=st.integers(1, 2), group=st.integers(1, 3), seq=st.integers(2, 7), half=st.integers(1, 4), seed=st.integers(0, 99))
+@given(
+    kv_heads=st.integers(1, 2), group=st.integers(1, 3), seq=st.integers(2, 7), half=st.integers(1, 4), seed=st.integers(0, 99)
+)
 def test_attention_is_the_formula_under_every_mask(kind, kv_heads, group, seq, half, seed):
     q, k, v = tensors(2, kv_heads * group, kv_heads, seq, 2 * half, seed)
     expected = reference(q, k, v, allowed(kind, seq))

@@ -60,6 +60,7 @@ def test_an_unknown_size_lists_the_known_ones():
 
 
 def test_a_size_below_its_embedding_is_refused_with_the_numbers():
-    with pytest.raises(ConfigError, match=r"1,000 parameters is too small for a vocabulary of 8,192: its embedding alone has 262,144"):
+    with pytest.raises(
+        ConfigError, match=r"1,000 parameters is too small for a vocabulary of 8,192: its embedding alone has 262,144"
+    ):
         config("1k")
-

@@ -131,7 +131,17 @@ class TestTaps:
     def test_every_site_is_reached_with_the_shape_it_claims(self):
         network, ids, taps = randomised(SMALL), some_ids(SMALL), Taps("*")
         network(ids, taps=taps)
-        sizes = {"batch": 2, "seq": 20, "keys": 20, "d_model": 24, "heads": 4, "kv_heads": 2, "d_head": 6, "d_mlp": 40, "vocab": 50}
+        sizes = {
+            "batch": 2,
+            "seq": 20,
+            "keys": 20,
+            "d_model": 24,
+            "heads": 4,
+            "kv_heads": 2,
+            "d_head": 6,
+            "d_mlp": 40,
+            "vocab": 50,
+        }
         assert [site.name for site in network.sites()] == list(taps)
         for site in network.sites():
             assert list(taps[site.name].shape) == [sizes[name] for name in site.shape.split()], site

@@ -57,22 +57,26 @@ def test_two_gigabytes_take_less_than_one_and_a_half_of_memory(english, tmp_path
 
 
 def test_encoding_is_as_fast_as_the_library_with_all_cores(english, tmp_path):
-    """Within 10 % of one call of the library for all texts, which have been read and cut before; best of five, in turns."""
+    """33 MB, within 10 % of one call of the library for texts that were read and cut before.
+
+    The best of eight turns counts, since other work on the machine only ever slows.
+    """
     path = tmp_path / "a.txt"
-    path.write_text(english, encoding="utf-8")
-    tokenizer = Tokenizer.train_bpe([english], 8192)
+    path.write_text("".join(english.replace(" the ", f" {word} ") for word in ("the", "one", "some")), encoding="utf-8")
+    trained = Tokenizer.train_bpe([english], 8192)
     texts = [document.text for document in Corpus.open(path)]
     ours, theirs = [], []
-    for turn in range(5):
-        fresh = Backend.from_str(tokenizer.to_json())  # whose cache is empty
+    for turn in range(8):
+        fresh = Backend.from_str(trained.to_json())  # whose cache is empty
         begun = time.perf_counter()
         fresh.encode_batch(texts, add_special_tokens=False)
         theirs.append(time.perf_counter() - begun)
-        tokenizer = Tokenizer(Backend.from_str(tokenizer.to_json()), tokenizer.config)
+        tokenizer = Tokenizer(Backend.from_str(trained.to_json()), trained.config)
         begun = time.perf_counter()
         TokenStore.build(Corpus.open(path), tokenizer, tmp_path / str(turn))
         ours.append(time.perf_counter() - begun)
-    print(f"store {len(english) / 1e6 / min(ours):.2f} MB/s, library {len(english) / 1e6 / min(theirs):.2f} MB/s")
+    size = path.stat().st_size / 1e6
+    print(f"store {size / min(ours):.2f} MB/s, library {size / min(theirs):.2f} MB/s")
     assert min(ours) < min(theirs) / 0.9
 
 

@@ -1,13 +1,15 @@
 """The loss against torch's own, in value, in gradient, and in the memory it may take."""
 
+from itertools import pairwise
+
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import tiny
 from pellucid.text.batches import IGNORED, Batches
 from pellucid.training import objectives
 from pellucid.training.objectives import CausalLM, cross_entropy
@@ -97,7 +99,7 @@ def test_under_document_masks_packed_documents_cost_what_they_cost_alone(tmp_pat
     alone = 0.0
     for ids, targets, end in zip(batch.ids, batch.targets, ends, strict=True):
         starts = [0, *(place for place in end.nonzero()[0].tolist() if place > 0), len(ids)]
-        for start, stop in zip(starts, starts[1:], strict=False):
+        for start, stop in pairwise(starts):
             logits = network(torch.from_numpy(ids[None, start:stop])).logits[0]
             alone += float(F.cross_entropy(logits, torch.from_numpy(targets[start:stop]), reduction="sum"))
     with torch.no_grad():

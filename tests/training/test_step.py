@@ -3,10 +3,10 @@
 import math
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 
-import tiny
 from pellucid.core.errors import DivergenceError
 from pellucid.network.transformer import build
 from pellucid.text.batches import IGNORED, Batches
@@ -179,5 +179,7 @@ def test_state_of_another_network_is_refused(text):
     from pellucid.core.errors import CorruptionError
 
     network = build(tiny.config(30), seed=0)
-    with pytest.raises(CorruptionError, match=r"state has blocks.7.attn.q.weight.exp_avg, but the network has no weight blocks.7"):
+    with pytest.raises(
+        CorruptionError, match=r"state has blocks.7.attn.q.weight.exp_avg, but the network has no weight blocks.7"
+    ):
         Optimizers(network, Optimizer()).load({"blocks.7.attn.q.weight.exp_avg": torch.zeros(2)})

@@ -24,10 +24,6 @@ class RunFolder:
         return self.path / "recipe.toml"
 
     @property
-    def tokenizer(self) -> Path:
-        return self.path / "tokenizer.json"
-
-    @property
     def info(self) -> Path:
         return self.path / "run.json"
 

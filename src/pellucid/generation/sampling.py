@@ -53,7 +53,7 @@ def penalize(
 
 def distribution(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Float[Tensor, "batch vocab"]:
     """The probabilities that a token is drawn from, after temperature, top-k, top-p and min-p."""
-    logits = logits.float() / sampling.temperature
+    logits = ((logits - logits.amax(dim=-1, keepdim=True)).double() / sampling.temperature).float()
     if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
         least = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
-from pellucid.core.errors import DivergenceError, RunError
+from pellucid.core.errors import CorruptionError, DivergenceError, RunError
 from pellucid.core.files import MANIFEST, atomic_folder, read_json, remove_folder, verify, write_json
 from pellucid.core.run import RunFolder
 from pellucid.network.families import family
@@ -59,7 +60,12 @@ def load(folder: Path, network: Transformer, optimizers: Optimizers) -> Position
 
 
 def position(folder: Path) -> Position:
-    return Position(**read_json(folder / POSITION))
+    """Where a checkpoint stands in its run."""
+    path = folder / POSITION
+    try:
+        return Position(**read_json(path))
+    except TypeError:
+        raise CorruptionError(f"{path} does not say where the run is; delete {folder}") from None
 
 
 def all_whole(run: RunFolder) -> list[Path]:
@@ -78,7 +84,8 @@ def latest(run: RunFolder) -> Path:
 def best(run: RunFolder) -> Path | None:
     """The checkpoint of the lowest validation loss; the newer of two equals."""
     scored = [(loss, p) for p in reversed(all_whole(run)) if (loss := position(p).validation_loss) is not None]
-    return min(scored, key=lambda pair: pair[0])[1] if scored else None
+    finite = [(loss, p) for loss, p in scored if math.isfinite(loss)]
+    return min(finite, key=lambda pair: pair[0])[1] if finite else None
 
 
 def prune(run: RunFolder, keep: int) -> None:

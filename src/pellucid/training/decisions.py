@@ -31,6 +31,14 @@ def decide(job: Job, out: Path, progress: Progress) -> Job:
     training = job.recipe.training
     if training.tensorboard and find_spec("tensorboard") is None:
         raise MissingExtraError("training.tensorboard", "track")
+    if training.compile == "on" and job.compute.device == "cpu" and compiler() is None:
+        raise ConfigError("training.compile is on, but no C++ compiler was found; install g++, or use --training.compile off")
+    prompt = len(job.prepared.tokenizer.encode(training.prompt))
+    if prompt >= job.config.context_length:
+        raise ConfigError(
+            f"training.prompt has {prompt} tokens, but the context is {job.config.context_length} "
+            "and must hold a continuation too; shorten it"
+        )
     chosen: dict[str, Any] = {"device": job.compute.device, "precision": job.compute.precision, "threads": job.compute.threads}
     chosen["micro_batch"] = fitting_micro_batch(job)
     check_disk(job.config, job.recipe.optimizer.name, training.keep, out)

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import cast
 
 from pellucid.core.device import Compute
-from pellucid.core.errors import ConfigError
-from pellucid.core.machine import compiler
 from pellucid.network.config import ModelConfig
 from pellucid.network.flops import training_flops
 from pellucid.network.transformer import build
@@ -48,8 +46,6 @@ class Job:
         network = build(self.config, seed=training.seed, device=self.compute.device).train()
         network.recompute, network.compute_dtype = training.recompute, self.compute.dtype
         if training.compile == "on":
-            if self.compute.device == "cpu" and compiler() is None:
-                raise ConfigError("training.compile is on, but no C++ compiler was found; install g++, or turn it off")
             for block in network.blocks:
                 block.compile(dynamic=False)
         return TrainState(network=network, optimizers=Optimizers(network, self.recipe.optimizer))

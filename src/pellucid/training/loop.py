@@ -129,6 +129,8 @@ def train(state: TrainState, step: Step, watch: Watch, stop: Stop, task: Task) -
         validation = None
         if state.step % watch.evaluate_every == 0 or done:
             validation = watch.evaluate()
+            if not math.isfinite(validation.loss):
+                raise DivergenceError(f"step {state.step}: the validation loss is {validation.loss}")
             reached = watch.target_loss is not None and validation.loss <= watch.target_loss
             state.seconds = time.perf_counter() - started
             row = {"step": state.step, "validation_loss": validation.loss, "perplexity": validation.perplexity}

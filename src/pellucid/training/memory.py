@@ -11,7 +11,9 @@ from pellucid.core.device import Compute
 from pellucid.core.errors import ResourceError
 from pellucid.core.files import format_bytes
 from pellucid.core.machine import disk_free, memory_available
+from pellucid.network.attention import SHORT
 from pellucid.network.config import ModelConfig
+from pellucid.training.objectives import LOGITS
 
 BASE = 300e6  # Python, torch and the data's windows
 
@@ -36,24 +38,23 @@ def estimate(
     """Weights, gradients and optimizer state are fp32; activations are what autograd keeps for the backward pass."""
     parameters = config.parameters
     matrices = config.block_parameters if optimizer == "muon" else 0  # Muon keeps one number for each, AdamW two
-    half = 2 if compute.precision == "bf16" else 4
-    copies = parameters * half if compute.precision == "bf16" else 0  # autocast's bf16 weights
+    size = compute.dtype.itemsize
     tokens = micro_batch * context
-    block = activations_per_token(config, half)
-    kept = config.layers * 4 * config.d_model + block if recompute else config.layers * block
-    head = 4 * min(tokens * config.vocab_size, 2 * 32_768 * 1024) * 2.5 / tokens
+    block = size * numbers_kept(config, context if compute.device == "cpu" and context <= SHORT else 0)
+    kept = size * config.layers * config.d_model + block if recompute else config.layers * block
+    head = 2.5 * 4 * min(config.vocab_size, LOGITS / tokens)  # logits, probabilities and gradient in fp32, or bf16
     return Memory(
-        weights=4.0 * parameters + copies,
+        weights=4.0 * parameters + (size * parameters if size < 4 else 0),  # a bf16 copy is kept for the backward pass
         gradients=4.0 * parameters,
         optimizer=4.0 * (2 * parameters - matrices),
         activations=tokens * (kept + head),
     )
 
 
-def activations_per_token(config: ModelConfig, half: int) -> float:
-    """Bytes per token that one block keeps."""
-    attention = 6 * config.heads * config.d_head + 4 * config.kv_heads * config.d_head
-    return half * (attention + 5 * config.d_mlp + 2 * config.d_model) + 4 * 4 * config.d_model
+def numbers_kept(config: ModelConfig, scores: int) -> int:
+    """Numbers per token that autograd keeps of one block; `scores` is the context if attention holds its scores, else 0."""
+    queries, keys = config.heads * config.d_head, config.kv_heads * config.d_head
+    return 7 * config.d_model + 6 * queries + 6 * keys + 4 * config.d_mlp + 2 * config.heads * scores
 
 
 def choose_micro_batch(

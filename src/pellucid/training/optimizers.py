@@ -22,7 +22,7 @@ class Optimizers:
         rest = [w for w, name in self.names.items() if w.ndim != 2 or not name.startswith("blocks.")]
         matrices: dict[str, Any] = {
             "params": blocks,
-            "lr": settings.matrix_learning_rate,
+            "lr": settings.matrix_rate,
             "weight_decay": settings.weight_decay,
         }
         others: dict[str, Any] = {"params": rest, "lr": settings.learning_rate, "weight_decay": 0.0}

@@ -24,8 +24,6 @@ class Prepared:
     tokenizer: Tokenizer
     training: TokenView
     validation: TokenView
-    fingerprint: dict[str, object]  # of corpus, validation text and tokenizer: what a resume must find unchanged
-    corpus: dict[str, object]  # for people: files, bytes, options
 
 
 def absolute(sources: Sequence[str]) -> list[str]:
@@ -45,20 +43,22 @@ def open_corpus(data: Data, sources: Sequence[str]) -> Corpus:
     )
 
 
+def fingerprint(corpus: Corpus, data: Data, tokenizer: Tokenizer) -> dict[str, str]:
+    """Hashes of what a run reads: what a resume must find unchanged."""
+    hashes = {"corpus": corpus.fingerprint(), "tokenizer": tokenizer.fingerprint}
+    return hashes | ({"validation text": open_corpus(data, data.validation).fingerprint()} if data.validation else {})
+
+
 def prepare(corpus: Corpus, data: Data, tokenizer: Tokenizer, progress: Progress) -> Prepared:
     """Tokenize and split."""
     cache = cache_folder() / "stores"
     store = TokenStore.build(corpus, tokenizer, cache, progress=progress)
-    fingerprint: dict[str, object] = {"corpus": corpus.fingerprint(), "tokenizer": tokenizer.fingerprint}
     if data.validation:
         held_out = open_corpus(data, data.validation)
         training, validation = store.view(), TokenStore.build(held_out, tokenizer, cache, progress=progress).view()
-        fingerprint["validation"] = held_out.fingerprint()
     else:
         training, validation = store.split(data.validation_fraction)
-    return Prepared(
-        tokenizer=tokenizer, training=training, validation=validation, fingerprint=fingerprint, corpus=corpus.describe()
-    )
+    return Prepared(tokenizer=tokenizer, training=training, validation=validation)
 
 
 def make_tokenizer(corpus: Corpus, tokens: Tokens, progress: Progress) -> Tokenizer:
@@ -73,13 +73,13 @@ def make_tokenizer(corpus: Corpus, tokens: Tokens, progress: Progress) -> Tokeni
     return Tokenizer.load(path)
 
 
-def check_unchanged(now: dict[str, object], then: dict[str, object]) -> None:
+def check_unchanged(now: dict[str, str], then: dict[str, str]) -> None:
     """Refuse to resume on other text or another tokenizer."""
     for name, value in then.items():
         if now.get(name) != value:
             raise RunError(
-                f"the {name} is not the one this run began with (its SHA-256 was {str(value)[:12]}, "
-                f"now {str(now.get(name))[:12]}); put it back, or start anew with --force"
+                f"the {name} is not the one this run began with (its SHA-256 was {value[:12]}, "
+                f"now {now.get(name, 'none')[:12]}); put it back, or start anew with --force"
             )
 
 

@@ -27,7 +27,7 @@ from pellucid.training import checkpoint
 from pellucid.training.decisions import decide
 from pellucid.training.job import Job
 from pellucid.training.loop import Stop, Watch, train
-from pellucid.training.preparation import check_unchanged, dimensions, make_tokenizer, open_corpus, prepare
+from pellucid.training.preparation import check_unchanged, dimensions, fingerprint, make_tokenizer, open_corpus, prepare
 from pellucid.training.recipe import Recipe
 from pellucid.training.report import write_report, write_samples
 
@@ -63,10 +63,10 @@ def pretrain(
     else:
         run.check_free(force=force)
     corpus = corpus or open_corpus(recipe.data, recipe.data.corpus)
-    tokenizer = Tokenizer.load(run.tokenizer) if resume else make_tokenizer(corpus, recipe.tokenizer, progress)
-    prepared = prepare(corpus, recipe.data, tokenizer, progress)
+    tokenizer = Tokenizer.load(run.path) if resume else make_tokenizer(corpus, recipe.tokenizer, progress)
     if resume:
-        check_unchanged(prepared.fingerprint, read_json(run.info)["fingerprint"])
+        check_unchanged(fingerprint(corpus, recipe.data, tokenizer), read_json(run.info)["fingerprint"])
+    prepared = prepare(corpus, recipe.data, tokenizer, progress)
     training = recipe.training
     job = Job(
         recipe=recipe,
@@ -77,8 +77,8 @@ def pretrain(
     if not resume:
         asked, job = recipe, decide(job, out, progress)
         with run.creating(force=force) as new:
-            write_text(new.tokenizer, tokenizer.to_json())
-            write_json(new.info, describe(job, asked))
+            tokenizer.save(new.path, context_length=job.config.context_length)
+            write_json(new.info, describe(job, corpus, asked))
             write_text(new.recipe, job.recipe.to_toml())
     with run.locked():
         learn(run, job, progress, sampler)
@@ -186,7 +186,7 @@ def finish(run: RunFolder) -> None:
                 shutil.copyfile(path, folder / path.name)
 
 
-def describe(job: Job, asked: Recipe) -> dict[str, Any]:
+def describe(job: Job, corpus: Corpus, asked: Recipe) -> dict[str, Any]:
     """`run.json`: what a reader needs to judge or repeat the run."""
     compute, prepared, planned = job.compute, job.prepared, job.steps * job.step_tokens
     gpu = None if compute.device == "cpu" else torch.cuda.get_device_name(compute.device)
@@ -201,8 +201,8 @@ def describe(job: Job, asked: Recipe) -> dict[str, Any]:
             "matmul_flops_per_second": matmul_rate(compute.dtype, device=compute.device, size=1024, seconds=0.1),
         },
         "asked": asked.given(),
-        "fingerprint": prepared.fingerprint,
-        "corpus": prepared.corpus,
+        "fingerprint": fingerprint(corpus, job.recipe.data, prepared.tokenizer),
+        "corpus": corpus.describe(),
         "tokens": {
             "training": prepared.training.tokens,
             "validation": prepared.validation.tokens,

@@ -18,7 +18,7 @@ LENGTHS = ("steps", "tokens", "minutes")
 class Section(BaseModel):
     """A part of a recipe: frozen; an unknown key is an error, and so is one that could have no effect."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def without_effect(self) -> dict[str, str]:
         """Fields that the other fields make idle, each with the reason."""
@@ -67,7 +67,7 @@ class Model(Section):
     """The network's dimensions; what is not given follows from the size."""
 
     size: str = Field("small", description="tiny, small, base, large, xl, or a number of parameters such as 25M")
-    context_length: int = Field(256, ge=1, description="longest sequence, in tokens")
+    context_length: int = Field(256, ge=2, description="longest sequence, in tokens")
     d_model: int | None = Field(None, ge=1, description="features per position")
     layers: int | None = Field(None, ge=1, description="blocks")
     heads: int | None = Field(None, ge=1, description="attention heads")
@@ -89,6 +89,10 @@ class Optimizer(Section):
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of AdamW's first moment")
     beta2: float = Field(0.95, ge=0, lt=1, description="decay of AdamW's second moment")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+
+    @property
+    def matrix_rate(self) -> float:
+        return self.matrix_learning_rate or {"muon": 0.025, "adamw": 0.003}[self.name]
 
     def without_effect(self) -> dict[str, str]:
         return {"momentum": "with adamw"} if self.name == "adamw" else {}
@@ -172,7 +176,7 @@ class Recipe(Section):
     def of(fields: dict[str, Any], *, source: str = "recipe") -> Recipe:
         """Validate nested fields; what is wrong is said in one sentence."""
         try:
-            return Recipe.model_validate(fields)
+            return Recipe.model_validate(fields, strict=True)  # the command line has words only, and is not strict
         except ValidationError as error:
             raise ConfigError(explain(error, source)) from None
 
@@ -222,10 +226,13 @@ def explain(error: ValidationError, source: str) -> str:
 
 
 def suggest(path: list[str]) -> str:
-    """The way out of a misspelt key: the nearest one there is, or where a key of that name lives."""
+    """The way out of a misspelt key: where a key of that name lives, the nearest one there is, or all there are."""
     sections = {name: list(info.annotation.model_fields) for name, info in Recipe.model_fields.items() if info.annotation}
-    everything = [*sections, *(f"{section}.{field}" for section, fields in sections.items() for field in fields)]
-    near = difflib.get_close_matches(".".join(path), everything, n=1, cutoff=0.6)
-    homes = [f"{section}.{path[-1]}" for section, fields in sections.items() if path[-1] in fields]
-    best = near or homes
-    return f"; did you mean {best[0]!r}?" if best else f"; the sections are {', '.join(sections)}"
+    dotted = [f"{section}.{field}" for section, fields in sections.items() for field in fields]
+    homes = [key for key in dotted if key.split(".")[1] == path[-1]]
+    near = difflib.get_close_matches(".".join(path), dotted if len(path) > 1 else [*sections, *dotted], n=1, cutoff=0.6)
+    if homes or near:
+        return f"; did you mean {[*homes, *near][0]!r}?"
+    if path[0] in sections:
+        return f"; the keys of {path[0]} are {', '.join(sections[path[0]])}"
+    return f"; the sections are {', '.join(sections)}"
