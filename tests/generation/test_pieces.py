@@ -23,7 +23,7 @@ def bytes_and_network():
 def test_pieces_of_random_bytes_add_up_to_the_text(bytes_and_network, stop):
     tokenizer, network = bytes_and_network
     broken = 0
-    for seed in range(40):
+    for seed in range(12):
         options = {"sampling": Sampling(seed=seed, temperature=1.5), "stop": stop, "max_tokens": 40}
         [whole] = generate(network, tokenizer, ["月"], **options)
         pieces = list(stream(network, tokenizer, "月", **options))
@@ -33,7 +33,7 @@ def test_pieces_of_random_bytes_add_up_to_the_text(bytes_and_network, stop):
         if not stop:
             assert whole.text == tokenizer.decode(whole.tokens)
         broken += "\ufffd" in whole.text
-    assert broken > 10  # bytes that are no text did occur
+    assert broken > 5  # bytes that are no text did occur
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=30), cut=st.integers(0, 10))

@@ -32,7 +32,8 @@ FIELDS = {
     "tokenizer": {"kind": st.sampled_from(["bpe", "chars"]) | texts, "vocab_size": counts},
     "model": {
         "size": texts,
-        **dict.fromkeys(("context_length", "d_model", "layers", "heads", "kv_heads", "d_mlp"), counts),
+        "context_length": st.integers(2, 10**6),
+        **dict.fromkeys(("d_model", "layers", "heads", "kv_heads", "d_mlp"), counts),
         "tied": st.booleans(),
     },
     "optimizer": {
@@ -187,7 +188,7 @@ def message(call, *arguments) -> str:
         ),
         (
             {"optimizer": {"learning_rate": math.nan}},
-            "recipe: optimizer.learning_rate = nan will not do: it must be greater than 0",
+            "recipe: optimizer.learning_rate = nan will not do: it must be a finite number",
         ),
     ],
 )

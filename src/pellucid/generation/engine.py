@@ -65,11 +65,11 @@ class Row:
 
     def news(self) -> str:
         """The text that is new since the last call, less an ending that may become a stop string."""
-        end = len(self.text)
+        end = whole = len(self.text)
         if not self.finish_reason:
             for stop in self.stop:
-                longest = next((n for n in range(min(len(stop) - 1, end), 0, -1) if self.text.endswith(stop[:n])), 0)
-                end = min(end, len(self.text) - longest)
+                longest = next((n for n in range(min(len(stop) - 1, whole), 0, -1) if self.text.endswith(stop[:n])), 0)
+                end = min(end, whole - longest)
         new, self.told = self.text[self.told : end], max(self.told, end)
         return new
 
@@ -131,10 +131,8 @@ def encode(network: Transformer, tokenizer: Tokenizer, prompt: str | Sequence[in
         if tokenizer.end_of_text is None:
             raise ModelError("this model's tokenizer has no end-of-text token to start from; give a prompt")
         ids = [tokenizer.end_of_text]
-    if (worst := max(ids)) >= network.config.vocab_size or min(ids) < 0:
-        raise ConfigError(
-            f"token id {worst if worst >= 0 else min(ids)} is not in the vocabulary of {network.config.vocab_size:,}"
-        )
+    if strange := [i for i in ids if not 0 <= i < network.config.vocab_size]:
+        raise ConfigError(f"token id {strange[0]} is not in the vocabulary of {network.config.vocab_size:,}")
     return ids
 
 

@@ -39,7 +39,7 @@ class Sampling:
 
 
 def penalize(
-    logits: Float[Tensor, "batch vocab"], seen: list[Int[Tensor, " tokens"]], penalty: float
+    logits: Float[Tensor, "batch vocab"], seen: list[Int[Tensor, " _tokens"]], penalty: float
 ) -> Float[Tensor, "batch vocab"]:
     """Divide positive logits of seen tokens by `penalty`, multiply negative ones."""
     if penalty == 1.0:
@@ -71,7 +71,7 @@ def distribution(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Fl
 
 
 def choose(
-    logits: Float[Tensor, "batch vocab"], seen: list[Int[Tensor, " tokens"]], sampling: Sampling, indices: list[int]
+    logits: Float[Tensor, "batch vocab"], seen: list[Int[Tensor, " _tokens"]], sampling: Sampling, indices: list[int]
 ) -> Int[Tensor, " batch"]:
     """The next token of every row; `indices` says how many tokens each row has generated.
 

@@ -43,21 +43,20 @@ def open_corpus(data: Data, sources: Sequence[str]) -> Corpus:
     )
 
 
-def fingerprint(corpus: Corpus, data: Data, tokenizer: Tokenizer) -> dict[str, str]:
+def fingerprint(corpus: Corpus, held_out: Corpus | None, tokenizer: Tokenizer) -> dict[str, str]:
     """Hashes of what a run reads: what a resume must find unchanged."""
     hashes = {"corpus": corpus.fingerprint(), "tokenizer": tokenizer.fingerprint}
-    return hashes | ({"validation text": open_corpus(data, data.validation).fingerprint()} if data.validation else {})
+    return hashes | ({"validation text": held_out.fingerprint()} if held_out else {})
 
 
-def prepare(corpus: Corpus, data: Data, tokenizer: Tokenizer, progress: Progress) -> Prepared:
-    """Tokenize and split."""
+def prepare(corpus: Corpus, held_out: Corpus | None, share: float, tokenizer: Tokenizer, progress: Progress) -> Prepared:
+    """Tokenize, and split: learn from the corpus and hold out other text, or without that a `share` of the corpus."""
     cache = cache_folder() / "stores"
     store = TokenStore.build(corpus, tokenizer, cache, progress=progress)
-    if data.validation:
-        held_out = open_corpus(data, data.validation)
+    if held_out:
         training, validation = store.view(), TokenStore.build(held_out, tokenizer, cache, progress=progress).view()
     else:
-        training, validation = store.split(data.validation_fraction)
+        training, validation = store.split(share)
     return Prepared(tokenizer=tokenizer, training=training, validation=validation)
 
 

@@ -62,11 +62,14 @@ def pretrain(
         recipe = resumed(run, recipe)
     else:
         run.check_free(force=force)
-    corpus = corpus or open_corpus(recipe.data, recipe.data.corpus)
+    data = recipe.data
+    corpus = corpus or open_corpus(data, data.corpus)
+    held_out = open_corpus(data, data.validation) if data.validation else None
     tokenizer = Tokenizer.load(run.path) if resume else make_tokenizer(corpus, recipe.tokenizer, progress)
+    hashes = fingerprint(corpus, held_out, tokenizer)
     if resume:
-        check_unchanged(fingerprint(corpus, recipe.data, tokenizer), read_json(run.info)["fingerprint"])
-    prepared = prepare(corpus, recipe.data, tokenizer, progress)
+        check_unchanged(hashes, read_json(run.info)["fingerprint"])
+    prepared = prepare(corpus, held_out, data.validation_fraction, tokenizer, progress)
     training = recipe.training
     job = Job(
         recipe=recipe,
@@ -78,7 +81,7 @@ def pretrain(
         asked, job = recipe, decide(job, out, progress)
         with run.creating(force=force) as new:
             tokenizer.save(new.path, context_length=job.config.context_length)
-            write_json(new.info, describe(job, corpus, asked))
+            write_json(new.info, describe(job, asked, corpus, hashes))
             write_text(new.recipe, job.recipe.to_toml())
     with run.locked():
         learn(run, job, progress, sampler)
@@ -186,7 +189,7 @@ def finish(run: RunFolder) -> None:
                 shutil.copyfile(path, folder / path.name)
 
 
-def describe(job: Job, corpus: Corpus, asked: Recipe) -> dict[str, Any]:
+def describe(job: Job, asked: Recipe, corpus: Corpus, hashes: dict[str, str]) -> dict[str, Any]:
     """`run.json`: what a reader needs to judge or repeat the run."""
     compute, prepared, planned = job.compute, job.prepared, job.steps * job.step_tokens
     gpu = None if compute.device == "cpu" else torch.cuda.get_device_name(compute.device)
@@ -201,7 +204,7 @@ def describe(job: Job, corpus: Corpus, asked: Recipe) -> dict[str, Any]:
             "matmul_flops_per_second": matmul_rate(compute.dtype, device=compute.device, size=1024, seconds=0.1),
         },
         "asked": asked.given(),
-        "fingerprint": fingerprint(corpus, job.recipe.data, prepared.tokenizer),
+        "fingerprint": hashes,
         "corpus": corpus.describe(),
         "tokens": {
             "training": prepared.training.tokens,

@@ -228,11 +228,11 @@ def explain(error: ValidationError, source: str) -> str:
 def suggest(path: list[str]) -> str:
     """The way out of a misspelt key: where a key of that name lives, the nearest one there is, or all there are."""
     sections = {name: list(info.annotation.model_fields) for name, info in Recipe.model_fields.items() if info.annotation}
-    dotted = [f"{section}.{field}" for section, fields in sections.items() for field in fields]
-    homes = [key for key in dotted if key.split(".")[1] == path[-1]]
-    near = difflib.get_close_matches(".".join(path), dotted if len(path) > 1 else [*sections, *dotted], n=1, cutoff=0.6)
-    if homes or near:
-        return f"; did you mean {[*homes, *near][0]!r}?"
-    if path[0] in sections:
-        return f"; the keys of {path[0]} are {', '.join(sections[path[0]])}"
-    return f"; the sections are {', '.join(sections)}"
+    home = {field: section for section, fields in sections.items() for field in fields}
+    *section, name = path  # an unknown section, or a known one and an unknown field of it
+    known = sections[section[0]] if section else list(sections)
+    if name in home:
+        return f"; did you mean '{home[name]}.{name}'?"
+    if near := difflib.get_close_matches(name, known, n=1, cutoff=0.6):
+        return f"; did you mean {'.'.join([*section, *near])!r}?"
+    return f"; the {f'keys of {section[0]}' if section else 'sections'} are {', '.join(known)}"
