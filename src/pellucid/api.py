@@ -73,6 +73,7 @@ class Model:
         sampling = Sampling(
             temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, seed=seed
         )
+        prompt = prompt.tolist() if hasattr(prompt, "tolist") else prompt  # a tensor or an array of ids
         one = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int))
         prompts: Any = [prompt] if one else prompt
         done = engine.generate(self.network, self.tokenizer, prompts, max_tokens=max_tokens, sampling=sampling, stop=stop)
@@ -127,7 +128,13 @@ class Run:
 def load(path: str | Path, *, device: str = "cpu") -> Model:
     """A model from a run folder (its model, or its newest checkpoint if it is not finished) or a Hugging Face-shaped folder."""
     folder = model_folder(Path(path))
-    return Model(load_network(folder, device=device), Tokenizer.load(folder), folder)
+    network, tokenizer = load_network(folder, device=device), Tokenizer.load(folder)
+    if tokenizer.vocab_size > network.config.vocab_size:  # fewer is usual: embeddings are often padded
+        raise ModelError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, but the network's vocabulary is "
+            f"{network.config.vocab_size:,}; put back the tokenizer.json that belongs to it"
+        )
+    return Model(network, tokenizer, folder)
 
 
 def model_folder(path: Path) -> Path:

@@ -93,22 +93,18 @@ def curves(losses: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> s
     with rc_context(style | {"svg.hashsalt": "pellucid"}):
         figure = Figure(figsize=(10, 3.4), layout="constrained")
         loss, bits, rate = figure.subplots(1, 3, width_ratios=(2, 1, 1))
+        at = [row["step"] for row in evaluations]
+        held_out: Any = {"color": "#b3402a", "lw": 2, "marker": "o", "ms": 3}
         loss.plot([row["step"] for row in losses], [row["loss"] for row in losses], color="#9bb8d3", lw=1, label="training")
-        loss.plot(
-            [row["step"] for row in evaluations],
-            [row["validation_loss"] for row in evaluations],
-            color="#b3402a",
-            lw=2,
-            label="validation",
-        )
+        loss.plot(at, [row["validation_loss"] for row in evaluations], label="validation", **held_out)
         loss.set(title="loss, nats per token", xlabel="step")
         loss.legend(frameon=False)
-        bits.plot([row["step"] for row in evaluations], [row["bits_per_byte"] for row in evaluations], color="#b3402a", lw=2)
+        bits.plot(at, [row["bits_per_byte"] for row in evaluations], **held_out)
         bits.set(title="bits per byte, validation", xlabel="step")
         rate.plot([row["step"] for row in losses], [row["rate"] for row in losses], color="#555555", lw=1.5)
         rate.set(title="learning rate, of its peak", xlabel="step", ylim=(0, 1.05))
         for axes in (loss, bits, rate):
             axes.grid(alpha=0.25)
         image = io.StringIO()
-        figure.savefig(image, format="svg", metadata={"Date": None})
+        figure.savefig(image, format="svg", transparent=True, metadata={"Date": None})
     return image.getvalue()[image.getvalue().index("<svg") :]
