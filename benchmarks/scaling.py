@@ -1,6 +1,6 @@
 """How cost grows: tokens/s and peak memory of a training step by size and by context.
 
-Every point is a process of its own, so that its peak memory is its own. Sizes are run at context 256, contexts at 5M parameters,
+Every point is a process of its own, so that its peak memory is its own. Sizes are run at context 256, contexts at 5M,
 with 4,096 tokens a step or one sequence, whichever is more.
 
     python benchmarks/scaling.py [--sizes 1M 5M 25M 125M] [--contexts 128 256 512 1024 2048 4096]

@@ -1,8 +1,8 @@
 """How long until the loss of the classic character-level CPU recipe? The whole command against the whole recipe.
 
-The reference (4 layers x 128, context 64, batch 12, AdamW 1e-3, fp32, 2,000 steps) runs to its end. Then `pellucid pretrain` runs
-as a command of its own, on the same split, until its loss on the whole validation text is at or below the reference's. Both times
-are wall time from a fresh Python to the last evaluation: imports, tokenising, and evaluations included.
+The reference (4 layers x 128, context 64, batch 12, AdamW 1e-3, fp32, 2,000 steps) runs to its end. Then `pellucid pretrain`
+runs as a command of its own, on the same split, until its loss on the whole validation text is at or below that. Both times are
+wall time of a fresh Python process: imports, tokenising and evaluations included.
 
     python benchmarks/time_to_loss.py --corpus FILE
 """

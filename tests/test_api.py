@@ -52,7 +52,9 @@ class TestLoad:
         shutil.rmtree(tmp_path / "run/model")
         shutil.rmtree(tmp_path / "run/checkpoints")
         path = tmp_path / "run"
-        expected = f"{path} has no checkpoint yet; wait for its first one, or go on with: pellucid pretrain --resume --out {path}"
+        expected = (
+            f"{path} has no checkpoint yet; wait for its first one, or go on with: pellucid pretrain --resume --out {path}"
+        )
         assert message(ModelError, pellucid.load, path) == expected
 
     def test_what_is_not_there_is_named(self, tmp_path):
@@ -191,7 +193,9 @@ class TestPretrain:
         folder = tiny.write_corpus(tmp_path / "text")
         files = sorted(folder.iterdir())
         losses = set()
-        for number, corpus in enumerate([folder, str(folder), [folder], files, iter(tiny.DOCUMENTS), Corpus.of(tiny.DOCUMENTS)]):
+        for number, corpus in enumerate(
+            [folder, str(folder), [folder], files, iter(tiny.DOCUMENTS), Corpus.of(tiny.DOCUMENTS)]
+        ):
             run = pellucid.pretrain(corpus, out=tmp_path / f"run{number}", steps=1, **tiny.sections())
             losses.add(run.metrics[0]["loss"])
         assert len(losses) <= 2  # files and texts in memory are the same documents, perhaps in another order

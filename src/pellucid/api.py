@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pellucid.core.errors import ConfigError, CorpusError, ModelError
 from pellucid.core.files import atomic_folder
+from pellucid.core.machine import cpu_cores
 from pellucid.core.progress import Progress, Silent
 from pellucid.core.run import RunFolder
 from pellucid.generation import engine
@@ -22,7 +23,7 @@ from pellucid.network.config import ModelConfig
 from pellucid.network.masks import Mask
 from pellucid.network.taps import Site, Taps
 from pellucid.network.transformer import Output, Transformer
-from pellucid.network.weights import load_network, save_network
+from pellucid.network.weights import CONFIG, load_network, save_network
 from pellucid.text.corpus import Corpus
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.training import checkpoint
@@ -104,6 +105,8 @@ class Model:
         path = Path(folder)
         if path.exists() and not force:
             raise ModelError(f"{path} exists already; choose another folder, or pass force=True to replace it")
+        if path.exists() and not (path / CONFIG).is_file():
+            raise ModelError(f"{path} is not a model folder, so it will not be replaced; choose another folder")
         with atomic_folder(path) as temporary:
             save_network(self.network, temporary, end_of_text=self.tokenizer.end_of_text)
             self.tokenizer.save(temporary, context_length=self.config.context_length)
@@ -128,6 +131,7 @@ class Run:
 def load(path: str | Path, *, device: str = "cpu") -> Model:
     """A model from a run folder (its model, or its newest checkpoint if it is not finished) or a Hugging Face-shaped folder."""
     folder = model_folder(Path(path))
+    torch.set_num_threads(min(torch.get_num_threads(), cpu_cores()))  # torch does not know of a container's quota
     network, tokenizer = load_network(folder, device=device), Tokenizer.load(folder)
     if tokenizer.vocab_size > network.config.vocab_size:  # fewer is usual: embeddings are often padded
         raise ModelError(
@@ -199,6 +203,7 @@ def sample(network: Transformer, tokenizer: Tokenizer, prompt: str) -> str:
     ids = tokenizer.encode(prompt)
     most = min(120, network.config.context_length - max(1, len(ids)))
     settings = Sampling(temperature=0.8, top_p=0.95, seed=1)
-    [text] = engine.generate(network, tokenizer, [ids], max_tokens=most, sampling=settings)
+    with torch.compiler.set_stance("force_eager"):  # a compiled block would be compiled again for every length
+        [text] = engine.generate(network, tokenizer, [ids], max_tokens=most, sampling=settings)
     network.train()
     return prompt + text.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,7 +29,23 @@ app.command(tokenizer)
 Fields = Annotated[
     Recipe, Parameter(name="*", group=Group("Recipe", help="Any field of a recipe, by its dotted name.", sort_key=9))
 ]
-TextField = Annotated[str | None, Parameter(help="column that holds the text in jsonl, csv, tsv and parquet")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How files of text are read; None leaves it to the default."""
+
+    text_field: Annotated[str | None, Parameter(help="column that holds the text in jsonl, csv, tsv and parquet")] = None
+    encoding: Annotated[str | None, Parameter(help="encoding of text files; without it UTF-8, or UTF-16 by its mark")] = None
+    on_bad_bytes: Annotated[Literal["error", "replace"] | None, Parameter(help="what to do with other bytes")] = None
+    html_breaks: Annotated[bool | None, Parameter(help="turn HTML line breaks into newlines", negative=())] = None
+    deduplicate: Annotated[bool | None, Parameter(help="drop exact copies of documents", negative=())] = None
+
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+ReadingOptions = Annotated[Reading, Parameter(name="*", group=Group("Reading text", sort_key=8))]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         sys.stdout = None
+    except OSError as error:
+        if debug or error.strerror is None:
+            raise
+        print(f"pellucid: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -67,7 +89,8 @@ def pretrain(
     minutes: float | None = None,
     seed: int | None = None,
     checkpoint_every: int | None = None,
-    text_field: TextField = None,
+    validation: list[str] | None = None,
+    reading: ReadingOptions = Reading(),
     resume: bool = False,
     force: bool = False,
     quiet: bool = False,
@@ -104,6 +127,8 @@ def pretrain(
         of the weights and the order of the data
     checkpoint_every
         steps between checkpoints
+    validation
+        files of held-out text; without them a share of the corpus is held out
     resume
         go on with the run in OUT, bit for bit as if it had never stopped
     force
@@ -116,7 +141,7 @@ def pretrain(
     from pellucid import api
 
     shorthands: dict[str, dict[str, Any]] = {
-        "data": {"corpus": list(corpus) or None, "text_field": text_field},
+        "data": {"corpus": list(corpus) or None, "validation": validation} | reading.given(),
         "tokenizer": {"kind": tokenizer, "vocab_size": vocab_size},
         "model": {"size": size, "context_length": context},
         "training": {"steps": steps, "tokens": tokens, "minutes": minutes, "seed": seed, "checkpoint_every": checkpoint_every},
@@ -191,8 +216,6 @@ def generate(
     json
         print text, tokens, log-probabilities and finish reason as JSON
     """
-    from dataclasses import asdict
-
     from pellucid import api
 
     text = sys.stdin.read() if prompt == "-" else prompt
@@ -222,8 +245,6 @@ def info(model: str, *, sites: bool = False, json: bool = False) -> None:
     json
         print as JSON
     """
-    from dataclasses import asdict
-
     from pellucid import api
 
     loaded = api.load(model)
@@ -287,7 +308,7 @@ def tokenizer_train(
     out: Path,
     kind: Literal["bpe", "chars"] = "bpe",
     vocab_size: int | None = None,
-    text_field: TextField = None,
+    reading: ReadingOptions = Reading(),
     force: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -316,7 +337,9 @@ def tokenizer_train(
         raise ConfigError(f"--vocab-size {vocab_size} has no effect with --kind chars, which decides its own; leave it out")
     if out.exists() and not force:
         raise ConfigError(f"{out} exists already; pass --force to replace it, or choose another --out")
-    source, progress = Corpus.open(named(corpus), text_field=text_field), console(quiet=quiet)
+    if out.exists() and [path.name for path in out.glob("*.json")] != [path.name for path in out.glob("*")]:
+        raise ConfigError(f"{out} is not a tokenizer's folder, so --force will not delete it; choose another --out")
+    source, progress = Corpus.open(named(corpus), **reading.given()), console(quiet=quiet)
     made = (
         Tokenizer.train_chars(source) if kind == "chars" else Tokenizer.train_bpe(source, vocab_size or 8192, progress=progress)
     )
@@ -368,7 +391,12 @@ def tokenizer_decode(tokenizer: Path, *ids: int) -> None:
 
 
 @tokenizer.command(name="info")
-def tokenizer_info(tokenizer: Path, *corpus: str, text_field: TextField = None, json: bool = False) -> None:
+def tokenizer_info(
+    tokenizer: Path,
+    *corpus: str,
+    reading: ReadingOptions = Reading(),
+    json: bool = False,
+) -> None:
     """Say what a tokenizer is, and with CORPUS how many bytes of it one token holds.
 
     Parameters
@@ -387,7 +415,7 @@ def tokenizer_info(tokenizer: Path, *corpus: str, text_field: TextField = None, 
     facts: dict[str, Any] = {"kind": loaded.kind, "vocab_size": loaded.vocab_size, "end_of_text": loaded.end_of_text}
     facts["sha256"] = loaded.fingerprint
     if corpus:
-        facts |= loaded.compression(Corpus.open(named(corpus), text_field=text_field))
+        facts |= loaded.compression(Corpus.open(named(corpus), **reading.given()))
     if json:
         return show_json(facts)
     show_table(facts)

@@ -61,12 +61,14 @@ def test_the_cache_and_company_change_no_token(network, tokenizer, prompts, samp
 def close(generations):
     """Equal in all but the last digits of log-probabilities."""
     return [
-        engine.Generation(text=g.text, tokens=g.tokens, logprobs=pytest.approx(g.logprobs, abs=1e-4), finish_reason=g.finish_reason)
+        engine.Generation(
+            text=g.text, tokens=g.tokens, logprobs=pytest.approx(g.logprobs, abs=1e-4), finish_reason=g.finish_reason
+        )
         for g in generations
     ]
 
 
-@pytest.mark.parametrize("prompt", ["A", "Alice was ", "\"And what is the use of", "Down, down, down. Would the fal"])
+@pytest.mark.parametrize("prompt", ["A", "Alice was ", '"And what is the use of', "Down, down, down. Would the fal"])
 def test_greedy_text_is_that_of_transformers(network, tokenizer, theirs, prompt):
     ids = tokenizer.encode(prompt)
     [ours] = generate(network, tokenizer, [prompt], sampling=GREEDY)
@@ -170,16 +172,17 @@ def test_an_empty_stop_string_is_an_error(stopped):
 
 class TestBadInput:
     def message(self, network, tokenizer, prompt, error=ConfigError, **options):
-        for write in (lambda: generate(network, tokenizer, [prompt], **options), lambda: list(stream(network, tokenizer, prompt, **options))):
+        for write in (
+            lambda: generate(network, tokenizer, [prompt], **options),
+            lambda: list(stream(network, tokenizer, prompt, **options)),
+        ):
             with pytest.raises(error) as caught:
                 write()
         return str(caught.value)
 
     @pytest.mark.parametrize("length", [32, 33, 500])
     def test_a_prompt_longer_than_the_context(self, network, tokenizer, length):
-        expected = (
-            f"the prompt has {length} tokens, but the model's context is 32 and must hold the continuation too; shorten the prompt"
-        )
+        expected = f"the prompt has {length} tokens, but the model's context is 32 and must hold the continuation too; shorten the prompt"
         assert self.message(network, tokenizer, "a" * length) == expected
 
     def test_a_prompt_that_leaves_room_for_one_token(self, network, tokenizer):
@@ -188,9 +191,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("more", [28, 1000])
     def test_more_tokens_than_the_context_holds(self, network, tokenizer, more):
-        expected = (
-            f"the prompt's 5 tokens and {more:,} more exceed the model's context of 32; use --max-tokens 27 or less"
-        )
+        expected = f"the prompt's 5 tokens and {more:,} more exceed the model's context of 32; use --max-tokens 27 or less"
         assert self.message(network, tokenizer, "Alice", max_tokens=more) == expected
         assert len(generate(network, tokenizer, ["Alice"], max_tokens=27)) == 1
 
@@ -240,5 +241,7 @@ def test_a_stream_that_is_abandoned_leaves_no_mode_behind(network, tokenizer):
 def test_a_network_that_computes_in_bf16_writes_the_same_with_the_cache(tokenizer, precision):
     network = tiny.randomised(tiny.config(tokenizer.vocab_size, context_length=CONTEXT))
     network.compute_dtype = precision
-    cached, plain = (generate(network, tokenizer, ["Alice was"], max_tokens=4, sampling=GREEDY, cache=cache) for cache in (True, False))
+    cached, plain = (
+        generate(network, tokenizer, ["Alice was"], max_tokens=4, sampling=GREEDY, cache=cache) for cache in (True, False)
+    )
     assert cached[0].logprobs == pytest.approx(plain[0].logprobs, abs=0.1)

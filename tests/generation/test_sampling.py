@@ -133,7 +133,10 @@ def test_the_ends_of_the_random_numbers_draw_no_impossible_token(monkeypatch, nu
 @pytest.mark.parametrize("temperature", [0.0, 1e-3, 1e-10, 1e-40])
 def test_as_temperature_falls_the_likeliest_token_remains(temperature):
     logits = some_logits(2)
-    assert choose(logits, [torch.tensor([0])] * 3, Sampling(temperature=temperature), [0] * 3).tolist() == logits.argmax(-1).tolist()
+    assert (
+        choose(logits, [torch.tensor([0])] * 3, Sampling(temperature=temperature), [0] * 3).tolist()
+        == logits.argmax(-1).tolist()
+    )
 
 
 def test_a_penalty_counts_at_temperature_zero_too():

@@ -103,10 +103,11 @@ def atomic_folder(folder: Path, *, sealed: bool = True, replace: bool = True) ->
             yield temporary
             if sealed:
                 seal(temporary)
-            if replace:
-                remove_folder(folder)
+            old = set_aside(folder) if replace else None
             temporary.rename(folder)
             sync(folder.parent)
+            if old:
+                shutil.rmtree(old)
         except BaseException:
             remove_folder(temporary)
             raise
@@ -146,15 +147,19 @@ def verify(folder: Path, *, hashes: bool = True) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Delete a folder if it is there; it loses its name first, so that nobody meets half of it."""
-    if not folder.exists():
-        return
-    if folder.name.endswith(PARTIAL):
+    if folder.name.endswith(PARTIAL) and folder.exists():
         shutil.rmtree(folder)
-        return
+    elif doomed := set_aside(folder):
+        shutil.rmtree(doomed)
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Give a folder that is to be deleted a name that nobody reads; None if there is none."""
+    if not folder.exists():
+        return None
     doomed = folder.with_name(f".{folder.name}.deleted{PARTIAL}")
     shutil.rmtree(doomed, ignore_errors=True)
-    folder.replace(doomed)
-    shutil.rmtree(doomed)
+    return folder.replace(doomed)
 
 
 def format_bytes(count: float) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pellucid.core.errors import RunError
-from pellucid.core.files import atomic_folder, write_text
+from pellucid.core.files import atomic_folder, disk_errors, write_text
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class RunFolder:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one line to `metrics.jsonl`."""
-        with self.metrics.open("a", encoding="utf-8") as file:
+        with disk_errors(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
     def rewind_metrics(self, step: int) -> None:

@@ -169,7 +169,8 @@ def run(network: Transformer, rows: list[Row], max_tokens: int | None, sampling:
         hidden = last_hidden(network, rows, inputs, store)
         logits = network.head(hidden).float()
         logprobs = logits.log_softmax(dim=-1)
-        seen = [torch.tensor(row.prompt + row.tokens, device=network.device) for row in rows]
+        penalised = rows if sampling.repetition_penalty != 1 else []
+        seen = [torch.tensor(row.prompt + row.tokens, device=network.device) for row in penalised]
         chosen = choose(logits, seen, sampling, [len(row.tokens) for row in rows])
         for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
             if not row.finish_reason:

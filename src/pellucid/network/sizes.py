@@ -59,8 +59,9 @@ def dial(parameters: float, vocab_size: int, *, tied: bool) -> Size:
     aspect = 64 * min(2.0, max(1.0, (parameters / 125e6) ** (1 / 6)))
     best: tuple[float, Size] | None = None
     d_model = 32
-    while d_model * vocab_size <= parameters and 12 * d_model**2 <= 1.5 * max(parameters, 12 * 32**2):
-        size = shape(d_model, parameters, vocab_size * (1 if tied else 2))
+    embeddings = vocab_size * (1 if tied else 2)
+    while d_model * embeddings <= parameters and 12 * d_model**2 <= 1.5 * max(parameters, 12 * 32**2):
+        size = shape(d_model, parameters, embeddings)
         error = abs(count(size, vocab_size, tied=tied) / parameters - 1)
         # 2 % off the count costs as much as a shape e times too wide or too deep: the count is what was asked for
         misfit = error / 0.02 + abs(math.log(d_model / size.layers / aspect))
@@ -68,10 +69,9 @@ def dial(parameters: float, vocab_size: int, *, tied: bool) -> Size:
             best = misfit, size
         d_model += 32 if d_model < 256 else 64 if d_model < 2048 else 256
     if best is None:
-        least = 32 * vocab_size * (1 if tied else 2)
         raise ConfigError(
             f"a size of {parameters:,.0f} parameters is too small for a vocabulary of {vocab_size:,}: "
-            f"its embedding alone has {least:,}; choose a larger --size or a smaller --vocab-size"
+            f"its embedding alone has {32 * embeddings:,}; choose a larger --size or a smaller --vocab-size"
         )
     return best[1]
 

@@ -51,9 +51,10 @@ class Taps:
     def check(self, sites: Iterable[str]) -> None:
         """Refuse patterns and edits that no site of the network answers to."""
         names = list(sites)
-        for wanted in (*self.capture, *self.edit):
-            if not any(fnmatchcase(name, wanted) for name in names):
-                raise ConfigError(f"{wanted!r} is no site of this network; model.sites() lists them")
+        strangers = [pattern for pattern in self.capture if not any(fnmatchcase(name, pattern) for name in names)]
+        strangers += [site for site in self.edit if site not in names]
+        if strangers:
+            raise ConfigError(f"{strangers[0]!r} is no site of this network; model.sites() lists them")
 
     def wants(self, site: str) -> bool:
         return any(fnmatchcase(site, pattern) for pattern in self.capture)

@@ -28,14 +28,11 @@ def save_network(network: Transformer, folder: Path, *, end_of_text: int | None 
     save_tensors({theirs: state[ours] for ours, theirs in names.items()}, folder / WEIGHTS)
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Write tensors, from any device, to one safetensors file."""
     with disk_errors(path):
-        try:
-            ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(ready, path, metadata={"format": "pt"} | (metadata or {}))
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+        ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(ready, path, metadata={"format": "pt"})
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -39,6 +39,7 @@ def decide(job: Job, out: Path, progress: Progress) -> Job:
             f"training.prompt has {prompt} tokens, but the context is {job.config.context_length} "
             "and must hold a continuation too; shorten it"
         )
+    job.batches()  # refuses a corpus that is shorter than one context
     chosen: dict[str, Any] = {"device": job.compute.device, "precision": job.compute.precision, "threads": job.compute.threads}
     chosen["micro_batch"] = fitting_micro_batch(job)
     check_disk(job.config, job.recipe.optimizer.name, training.keep, out)
@@ -61,7 +62,9 @@ def fixed(job: Job, training: dict[str, Any]) -> Job:
     """The job with some fields of its recipe's section `training` set, and paths and dimensions written out."""
     shape = {name: getattr(job.config, name) for name in ("d_model", "layers", "heads", "kv_heads", "d_mlp")}
     data = {name: absolute(getattr(job.recipe.data, name)) for name in ("corpus", "validation")}
-    return dataclasses.replace(job, recipe=job.recipe.override({"data": data, "model": shape, "training": training}))
+    optimizer = {"matrix_learning_rate": job.recipe.optimizer.matrix_rate}
+    fields = {"data": data, "model": shape | {"size": None}, "optimizer": optimizer, "training": training}
+    return dataclasses.replace(job, recipe=job.recipe.override(fields))
 
 
 def fitting_micro_batch(job: Job) -> int:

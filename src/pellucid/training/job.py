@@ -50,22 +50,24 @@ class Job:
                 block.compile(dynamic=False)
         return TrainState(network=network, optimizers=Optimizers(network, self.recipe.optimizer))
 
-    def step(self) -> Step:
-        """How a step is computed."""
-        recipe = self.recipe
-        batches = Batches(
+    def batches(self) -> Batches:
+        """What is read in which order."""
+        return Batches(
             self.prepared.training,
             context=self.config.context_length,
-            batch_size=recipe.training.batch_size,
-            seed=recipe.training.seed,
-            documents=recipe.data.document_masks,
+            batch_size=self.recipe.training.batch_size,
+            seed=self.recipe.training.seed,
+            documents=self.recipe.data.document_masks,
         )
+
+    def step(self) -> Step:
+        """How a step is computed."""
         return Step(
             objective=CausalLM(),
-            batches=batches,
-            schedule=recipe.schedule,
+            batches=self.batches(),
+            schedule=self.recipe.schedule,
             steps=self.steps,
-            micro_batch=cast(int, recipe.training.micro_batch),
+            micro_batch=cast(int, self.recipe.training.micro_batch),
         )
 
     def evaluate(self, state: TrainState) -> Validation:

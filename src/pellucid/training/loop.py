@@ -30,6 +30,7 @@ class TrainState:
     optimizers: Optimizers
     step: int = 0  # optimizer steps done
     seconds: float = 0.0  # of training so far
+    best: float = math.inf  # lowest validation loss so far
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +141,10 @@ def train(state: TrainState, step: Step, watch: Watch, stop: Stop, task: Task) -
                 f"step {state.step:,}: validation loss {validation.loss:.4f}, {validation.bits_per_byte:.3f} bits per byte"
             )
         task.advance(batch_tokens, note=f"loss {loss:.3f}")
-        if state.step % watch.checkpoint_every == 0 or done or reached or stop.signal is not None:
+        better = validation is not None and validation.loss < state.best
+        state.best = min(state.best, validation.loss) if validation else state.best
+        asked_to_stop = stop.signal is not None
+        if state.step % watch.checkpoint_every == 0 or done or reached or better or asked_to_stop:
             watch.checkpoint(validation.loss if validation else None)
-        if stop.signal is not None:
+        if asked_to_stop:
             return

@@ -43,14 +43,14 @@ def cross_entropy(
     """
     rows = max(1, LOGITS // weight.shape[0])
     if len(hidden) <= rows:
-        return piece(hidden, weight, targets)
+        return summed_loss(hidden, weight, targets)
     losses = [
-        checkpoint(piece, hidden[start : start + rows], weight, targets[start : start + rows], use_reentrant=False)
+        checkpoint(summed_loss, hidden[start : start + rows], weight, targets[start : start + rows], use_reentrant=False)
         for start in range(0, len(hidden), rows)
     ]
     return torch.stack(losses).sum()
 
 
-def piece(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     logits = F.linear(hidden, weight.to(hidden.dtype)).float()
     return F.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED)

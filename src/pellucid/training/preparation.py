@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from pellucid.core.errors import ConfigError, RunError
@@ -15,6 +16,8 @@ from pellucid.text.corpus import Corpus
 from pellucid.text.store import TokenStore, TokenView
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.training.recipe import Data, Model, Tokens
+
+DEFAULT_SIZE = "small"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +63,10 @@ def prepare(corpus: Corpus, held_out: Corpus | None, share: float, tokenizer: To
     return Prepared(tokenizer=tokenizer, training=training, validation=validation)
 
 
-def make_tokenizer(corpus: Corpus, tokens: Tokens, progress: Progress) -> Tokenizer:
-    """Train the tokenizer that the recipe asks for, or load it."""
+def make_tokenizer(corpus: Corpus, held_out: Corpus | None, tokens: Tokens, progress: Progress) -> Tokenizer:
+    """Train the tokenizer that the recipe asks for, or load it. Characters of the held-out text are counted in."""
     if tokens.kind == "chars":
-        return Tokenizer.train_chars(corpus)
+        return Tokenizer.train_chars(chain(corpus, held_out or ()))
     if tokens.kind == "bpe":
         return Tokenizer.train_bpe(corpus, tokens.vocab_size, progress=progress)
     path = Path(tokens.kind)
@@ -87,7 +90,7 @@ def dimensions(model: Model, vocab_size: int) -> ModelConfig:
     if model.d_model and model.layers and model.heads and model.d_mlp:
         d_model, layers, heads, d_mlp = model.d_model, model.layers, model.heads, model.d_mlp
     else:
-        size = parse_size(model.size, vocab_size, tied=model.tied)
+        size = parse_size(model.size or DEFAULT_SIZE, vocab_size, tied=model.tied)
         d_model, layers = model.d_model or size.d_model, model.layers or size.layers
         heads = model.heads or (size.heads if d_model == size.d_model else max(1, d_model // size.d_head))
         d_mlp = model.d_mlp or (size.d_mlp if d_model == size.d_model else max(32, round(d_model / 12) * 32))

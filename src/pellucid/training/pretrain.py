@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import platform
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,8 +16,8 @@ from typing import Any, cast
 import torch
 
 from pellucid.core.device import choose, matmul_rate
-from pellucid.core.errors import DivergenceError, PellucidError, RunError
-from pellucid.core.files import MANIFEST, atomic_folder, format_bytes, read_json, write_json, write_text
+from pellucid.core.errors import ConfigError, DivergenceError, PellucidError, ResourceError, RunError
+from pellucid.core.files import MANIFEST, atomic_folder, format_bytes, hash_file, read_json, verify, write_json, write_text
 from pellucid.core.machine import cpu_name, memory_limit
 from pellucid.core.progress import Progress
 from pellucid.core.run import RunFolder
@@ -57,7 +59,9 @@ def pretrain(
     `corpus` is opened from `recipe.data.corpus` if it is not given. Raises a `PellucidError` for everything that can be wrong;
     nothing is written to `out` before text, dimensions, memory and disk have been found good.
     """
-    run = RunFolder(out)
+    if resume and force:
+        raise ConfigError("--resume goes on with a run and --force deletes it; give one of them")
+    run = RunFolder(out.absolute())
     if resume:
         recipe = resumed(run, recipe)
     else:
@@ -65,7 +69,7 @@ def pretrain(
     data = recipe.data
     corpus = corpus or open_corpus(data, data.corpus)
     held_out = open_corpus(data, data.validation) if data.validation else None
-    tokenizer = Tokenizer.load(run.path) if resume else make_tokenizer(corpus, recipe.tokenizer, progress)
+    tokenizer = Tokenizer.load(run.path) if resume else make_tokenizer(corpus, held_out, recipe.tokenizer, progress)
     hashes = fingerprint(corpus, held_out, tokenizer)
     if resume:
         check_unchanged(hashes, read_json(run.info)["fingerprint"])
@@ -78,11 +82,11 @@ def pretrain(
         compute=choose(device=training.device, precision=training.precision, threads=training.threads),
     )
     if not resume:
-        asked, job = recipe, decide(job, out, progress)
+        asked, job = recipe, decide(job, run.path, progress)
         with run.creating(force=force) as new:
             tokenizer.save(new.path, context_length=job.config.context_length)
-            write_json(new.info, describe(job, asked, corpus, hashes))
             write_text(new.recipe, job.recipe.to_toml())
+            write_json(new.info, describe(job, asked, corpus, hashes) | {"recipe": hash_file(new.recipe)})
     with run.locked():
         learn(run, job, progress, sampler)
         finish(run)
@@ -94,6 +98,8 @@ def resumed(run: RunFolder, asked: Recipe) -> Recipe:
     if not run.is_run():
         raise RunError(f"{run.path} holds no run to resume; leave out --resume to start one")
     recipe, info = Recipe.load(run.recipe), read_json(run.info)
+    if hash_file(run.recipe) != info["recipe"]:
+        raise RunError(f"{run.recipe} was changed after this run began; put it back, or start anew with --force")
     for section, fields in asked.given().items():
         for name, value in fields.items():
             before = [getattr(getattr(recipe, section), name), info["asked"].get(section, {}).get(name)]
@@ -116,6 +122,7 @@ def learn(run: RunFolder, job: Job, progress: Progress, sampler: Sampler) -> Non
         if target is not None and position.validation_loss is not None and position.validation_loss <= target:
             return
     run.rewind_metrics(state.step)
+    state.best = min((row["validation_loss"] for row in run.read_metrics() if "validation_loss" in row), default=math.inf)
 
     def save(validation_loss: float | None) -> None:
         position = checkpoint.Position(step=state.step, seconds=state.seconds, validation_loss=validation_loss)
@@ -124,7 +131,7 @@ def learn(run: RunFolder, job: Job, progress: Progress, sampler: Sampler) -> Non
 
     stop = Stop()
     with ExitStack() as stack:
-        stack.callback(draw, run)
+        stack.enter_context(drawn_at_the_end(run))
         watch = Watch(
             log_every=max(1, job.steps // 500),
             evaluate_every=cast(int, training.evaluate_every),
@@ -143,7 +150,7 @@ def learn(run: RunFolder, job: Job, progress: Progress, sampler: Sampler) -> Non
         except DivergenceError as error:
             raise DivergenceError(f"{error}; {after_divergence(run)}") from None
     if stop.signal is not None and state.step < job.steps:
-        how = f"pellucid pretrain --resume --out {run.path}"
+        how = f"pellucid pretrain --resume --out {shlex.quote(str(run.path))}"
         raise Interrupted(f"stopped after step {state.step:,} of {job.steps:,}; go on with: {how}", stop.signal)
 
 
@@ -166,8 +173,21 @@ def recorder(run: RunFolder, *, tensorboard: bool) -> Iterator[Callable[[dict[st
         yield record
 
 
+@contextmanager
+def drawn_at_the_end(run: RunFolder) -> Iterator[None]:
+    """Write samples and report when the block ends, also of a run that was interrupted; not where the disk is full."""
+    try:
+        yield
+    except ResourceError:
+        raise
+    except BaseException:
+        draw(run)
+        raise
+    draw(run)
+
+
 def draw(run: RunFolder) -> None:
-    """Write samples and report, also of a run that was interrupted."""
+    """Write samples and report."""
     if run.read_metrics():
         write_samples(run)
         write_report(run)
@@ -183,6 +203,7 @@ def after_divergence(run: RunFolder) -> str:
 def finish(run: RunFolder) -> None:
     """Make the best checkpoint the run's model."""
     source = checkpoint.best(run) or checkpoint.latest(run)
+    verify(source)
     with atomic_folder(run.model) as folder:
         for path in source.glob("*"):
             if path.name not in (checkpoint.OPTIMIZER, checkpoint.POSITION, MANIFEST):

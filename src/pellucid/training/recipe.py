@@ -66,7 +66,7 @@ class Tokens(Section):
 class Model(Section):
     """The network's dimensions; what is not given follows from the size."""
 
-    size: str = Field("small", description="tiny, small, base, large, xl, or a number of parameters such as 25M")
+    size: str | None = Field(None, description="tiny, small, base, large, xl, 175b, or a number of parameters such as 25M")
     context_length: int = Field(256, ge=2, description="longest sequence, in tokens")
     d_model: int | None = Field(None, ge=1, description="features per position")
     layers: int | None = Field(None, ge=1, description="blocks")
@@ -75,13 +75,17 @@ class Model(Section):
     d_mlp: int | None = Field(None, ge=1, description="neurons of each MLP")
     tied: bool = Field(True, description="use the embedding as the head's weight")
 
+    def without_effect(self) -> dict[str, str]:
+        given = self.d_model and self.layers and self.heads and self.d_mlp
+        return {"size": "when d_model, layers, heads and d_mlp are all given"} if given and self.size else {}
+
 
 class Optimizer(Section):
     """How weights move."""
 
     name: Literal["muon", "adamw"] = Field("muon", description="muon: Muon for the blocks' matrices, AdamW for the rest")
-    matrix_learning_rate: float = Field(
-        0.025, gt=0, description="peak learning rate of Muon, or of AdamW for the blocks' matrices"
+    matrix_learning_rate: float | None = Field(
+        None, gt=0, description="peak rate of the blocks' matrices: muon 0.025, adamw 0.003"
     )
     learning_rate: float = Field(0.01, gt=0, description="peak learning rate of AdamW for embedding, head and gains")
     weight_decay: float = Field(0.1, ge=0, description="decay of the blocks' matrices, times their learning rate")
@@ -184,6 +188,8 @@ class Recipe(Section):
         """This recipe with some fields replaced. A new length (steps, tokens or minutes) replaces the old one."""
         merged = self.given()
         for section, values in fields.items():
+            if not isinstance(values, dict):
+                return Recipe.of({section: values}, source=source)  # says what is wrong
             kept = merged.get(section, {})
             if section == "training" and set(LENGTHS) & values.keys():
                 kept = {name: value for name, value in kept.items() if name not in LENGTHS}
