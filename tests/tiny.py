@@ -136,6 +136,7 @@ def job(corpus: Sequence[str] = DOCUMENTS, **changes: Any) -> Job:
     """What `pellucid pretrain` makes of the tiny recipe, before anything is decided by a probe."""
     recipe = Recipe.of(sections(**changes))
     texts = Corpus.of(corpus)
-    prepared = prepare(texts, recipe.data, make_tokenizer(texts, recipe.tokenizer, Silent()), Silent())
+    tokenizer = make_tokenizer(texts, None, recipe.tokenizer, Silent())
+    prepared = prepare(texts, None, recipe.data.validation_fraction, tokenizer, Silent())
     config = dimensions(recipe.model, prepared.tokenizer.vocab_size)
     return Job(recipe=recipe, prepared=prepared, config=config, compute=Compute(device="cpu", precision="fp32", threads=1))

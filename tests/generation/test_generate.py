@@ -182,7 +182,10 @@ class TestBadInput:
 
     @pytest.mark.parametrize("length", [32, 33, 500])
     def test_a_prompt_longer_than_the_context(self, network, tokenizer, length):
-        expected = f"the prompt has {length} tokens, but the model's context is 32 and must hold the continuation too; shorten the prompt"
+        expected = (
+            f"the prompt has {length} tokens, but the model's context is 32 "
+            "and must hold the continuation too; shorten the prompt"
+        )
         assert self.message(network, tokenizer, "a" * length) == expected
 
     def test_a_prompt_that_leaves_room_for_one_token(self, network, tokenizer):
