@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,11 +18,15 @@ from pellucid.core.errors import ConfigError, CorpusError, PellucidError
 from pellucid.core.progress import console
 from pellucid.training.recipe import LENGTHS, Recipe, explain
 
+STDIN = "<standard input>"  # stands for "-" while the words are parsed: the parser takes a lone dash for an option
+
 app = App(
     name="pellucid",
     help="Train a language model on your own text, use it, and see through it.",
+    help_epilogue="--debug shows where an error comes from.",
     version=pellucid.__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 tokenizer = App(name="tokenizer", help="Train a tokenizer, use it, and measure how well it compresses.")
 app.command(tokenizer)
@@ -51,8 +56,9 @@ ReadingOptions = Annotated[Reading, Parameter(name="*", group=Group("Reading tex
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 for a failure, 2 for bad input."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    end = words.index("--") if "--" in words else len(words)
+    debug = "--debug" in words[:end]
+    words = [STDIN if word == "-" else word for word in words[:end] if word != "--debug"] + words[end:]
     try:
         app(words, exit_on_error=False, print_error=False)
     except (PellucidError, CycloptsError) as error:
@@ -141,21 +147,22 @@ def pretrain(
     from pellucid import api
 
     shorthands: dict[str, dict[str, Any]] = {
-        "data": {"corpus": list(corpus) or None, "validation": validation} | reading.given(),
+        "data": {"corpus": dashes(corpus) or None, "validation": dashes(validation or ()) or None} | reading.given(),
         "tokenizer": {"kind": tokenizer, "vocab_size": vocab_size},
         "model": {"size": size, "context_length": context},
         "training": {"steps": steps, "tokens": tokens, "minutes": minutes, "seed": seed, "checkpoint_every": checkpoint_every},
     }
     base = Recipe.load(recipe) if recipe else Recipe()
-    chosen = base.override(merge(shorthands, fields.given()))
+    chosen = base.override(merge(shorthands, with_dashes(fields.given())))
     run = api.pretrain(out=out, recipe=chosen, resume=resume, force=force, progress=console(quiet=quiet))
     last = [row for row in run.metrics if "validation_loss" in row][-1]
     best = min((row for row in run.metrics if "validation_loss" in row), key=lambda row: float(row["validation_loss"]))
     if json:
         return show_json({"run": str(run.path), "last": last, "best": best})
+    where = shlex.quote(str(run.path))
     print(f"{run.path}: {best['bits_per_byte']:.3f} bits per byte on held-out text, at step {best['step']:,}")
     print(f"read the report   {run.path / 'report.html'}")
-    print(f'write text        pellucid generate {run.path} "Once upon a time"')
+    print(f'write text        pellucid generate {where} "Once upon a time"')
 
 
 def merge(shorthands: dict[str, dict[str, Any]], fields: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -218,7 +225,7 @@ def generate(
     """
     from pellucid import api
 
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = sys.stdin.read() if prompt == STDIN else prompt
     sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     sampling |= {"repetition_penalty": repetition_penalty, "seed": seed}
     loaded = api.load(model)
@@ -349,7 +356,7 @@ def tokenizer_train(
 
 
 @tokenizer.command(name="encode")
-def tokenizer_encode(tokenizer: Path, text: str = "-", *, json: bool = False) -> None:
+def tokenizer_encode(tokenizer: Path, text: str = STDIN, *, json: bool = False) -> None:
     """Print the token ids of a text.
 
     Parameters
@@ -364,7 +371,7 @@ def tokenizer_encode(tokenizer: Path, text: str = "-", *, json: bool = False) ->
     from pellucid.text.tokenizer import Tokenizer
 
     loaded = Tokenizer.load(tokenizer)
-    ids = loaded.encode(sys.stdin.read() if text == "-" else text)
+    ids = loaded.encode(sys.stdin.read() if text == STDIN else text)
     if json:
         return show_json({"ids": ids, "tokens": [loaded.decode([i]) for i in ids]})
     print(" ".join(map(str, ids)))
@@ -424,7 +431,18 @@ def tokenizer_info(
 def named(corpus: Sequence[str]) -> list[str]:
     if not corpus:
         raise CorpusError("no corpus was given; name files, folders, globs, - or hf:NAME")
-    return list(corpus)
+    return dashes(corpus)
+
+
+def dashes(words: Sequence[str]) -> list[str]:
+    """Standard input under its usual name again."""
+    return ["-" if word == STDIN else word for word in words]
+
+
+def with_dashes(fields: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same for recipe fields that name sources."""
+    sources = {name: dashes(value) for name, value in fields.get("data", {}).items() if isinstance(value, list)}
+    return fields | {"data": fields["data"] | sources} if sources else fields
 
 
 def show_json(value: Any) -> None:

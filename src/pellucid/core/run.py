@@ -52,7 +52,10 @@ class RunFolder:
 
     def check_free(self, *, force: bool) -> None:
         """An existing folder is an error, unless it is empty, or is a run and `force` allows to delete it."""
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        existing = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not existing.is_dir():
+            raise RunError(f"{existing} is a file, so no run folder can be made at {self.path}; choose another --out")
+        if not self.path.exists() or (not any(self.path.iterdir())):
             return
         if not force:
             way_out = (

@@ -60,7 +60,9 @@ def pretrain(
     nothing is written to `out` before text, dimensions, memory and disk have been found good.
     """
     if resume and force:
-        raise ConfigError("--resume goes on with a run and --force deletes it; give one of them")
+        raise ConfigError(
+            "--resume and --force contradict each other: one goes on with the run, the other deletes it; leave one out"
+        )
     run = RunFolder(out.absolute())
     if resume:
         recipe = resumed(run, recipe)
