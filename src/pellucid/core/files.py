@@ -95,6 +95,7 @@ def atomic_folder(folder: Path, *, sealed: bool = True, replace: bool = True) ->
     `sealed` gives it a manifest of hashes. An older folder of that name is replaced, or without `replace` is an error.
     A kill at any instant leaves the old folder, the new one, or none: never a part.
     """
+    folder = folder.absolute()  # so that it has a name even if it is "."
     temporary = folder.with_name(f".{folder.name}{PARTIAL}")
     with disk_errors(folder):
         remove_folder(temporary)
