@@ -338,13 +338,13 @@ def tokenizer_train(
     """
     from pellucid.core.files import atomic_folder
     from pellucid.text.corpus import Corpus
-    from pellucid.text.tokenizer import Tokenizer
+    from pellucid.text.tokenizer import FILES, Tokenizer
 
     if kind == "chars" and vocab_size is not None:
         raise ConfigError(f"--vocab-size {vocab_size} has no effect with --kind chars, which decides its own; leave it out")
     if out.exists() and not force:
         raise ConfigError(f"{out} exists already; pass --force to replace it, or choose another --out")
-    if out.exists() and [path.name for path in out.glob("*.json")] != [path.name for path in out.glob("*")]:
+    if out.exists() and not {"tokenizer.json"} <= {path.name for path in out.glob("*")} <= set(FILES):
         raise ConfigError(f"{out} is not a tokenizer's folder, so --force will not delete it; choose another --out")
     source, progress = Corpus.open(named(corpus), **reading.given()), console(quiet=quiet)
     made = (

@@ -40,6 +40,9 @@ CONFIG = {
 }
 
 
+FILES = ("tokenizer.json", "tokenizer_config.json")  # what `save` writes
+
+
 class Tokenizer:
     """Encodes and decodes text. `backend` is the `tokenizers.Tokenizer`, `config` the contents of `tokenizer_config.json`.
 

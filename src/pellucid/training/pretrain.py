@@ -63,7 +63,7 @@ def pretrain(
         raise ConfigError(
             "--resume and --force contradict each other: one goes on with the run, the other deletes it; leave one out"
         )
-    run = RunFolder(out.absolute())
+    run = RunFolder(out)
     if resume:
         recipe = resumed(run, recipe)
     else:
