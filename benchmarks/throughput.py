@@ -50,8 +50,7 @@ def our_step(ids: np.ndarray, config: ModelConfig, micro: int, optimizer: str, c
     network = build(config, seed=0).train()
     network.compute_dtype = compute.dtype
     if compiled:
-        for block in network.blocks:
-            block.compile(dynamic=False)
+        network.compile_blocks()
     optimizers = Optimizers(network, Optimizer(name=optimizer))
     batch = Batch(ids[:, :-1].copy(), ids[:, 1:].copy())
 

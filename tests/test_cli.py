@@ -1,12 +1,12 @@
 """The command line: what a user types wrong is answered in one sentence, without a traceback, and with the right exit code."""
 
+import dataclasses
 import inspect
 import json
 import os
 import subprocess
 import sys
 import time
-from dataclasses import fields, is_dataclass
 
 import pytest
 import tiny
@@ -363,7 +363,8 @@ class TestResume:
 
     def test_together_with_force_it_contradicts_itself(self, refused, finished):
         message = refused("pretrain", "--out", finished[1], "--resume", "--force")
-        assert message == "--resume goes on with a run and --force deletes it; give one of them"
+        expected = "--resume and --force contradict each other: one goes on with the run, the other deletes it; leave one out"
+        assert message == expected
 
     def test_with_a_changed_corpus(self, refused, cli, corpus, tmp_path):
         run = tmp_path / "run"
@@ -621,8 +622,8 @@ class TestHelp:
         assert inspect.getdoc(COMMANDS[words]).splitlines()[0] in out
         shown = []
         for name, parameter in inspect.signature(COMMANDS[words]).parameters.items():
-            if is_dataclass(parameter.default):
-                shown += [f"--{field.name.replace('_', '-')}" for field in fields(parameter.default)]
+            if dataclasses.is_dataclass(parameter.default):
+                shown += [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(parameter.default)]
             elif not isinstance(parameter.default, Recipe):
                 keyword = parameter.kind is parameter.KEYWORD_ONLY
                 shown.append(f"--{name.replace('_', '-')}" if keyword else name.upper())

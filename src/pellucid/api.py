@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -203,7 +204,8 @@ def sample(network: Transformer, tokenizer: Tokenizer, prompt: str) -> str:
     ids = tokenizer.encode(prompt)
     most = min(120, network.config.context_length - max(1, len(ids)))
     settings = Sampling(temperature=0.8, top_p=0.95, seed=1)
-    with torch.compiler.set_stance("force_eager"):  # a compiled block would be compiled again for every length
+    # a compiled block would be compiled again for every length
+    with torch.compiler.set_stance("force_eager") if network.compiled else nullcontext():
         [text] = engine.generate(network, tokenizer, [ids], max_tokens=most, sampling=settings)
     network.train()
     return prompt + text.text

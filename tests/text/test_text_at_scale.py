@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 
 import pytest
 from tokenizers import Tokenizer as Backend
@@ -57,16 +58,13 @@ def test_two_gigabytes_take_less_than_one_and_a_half_of_memory(english, tmp_path
 
 
 def test_encoding_is_as_fast_as_the_library_with_all_cores(english, tmp_path):
-    """33 MB, within 10 % of one call of the library for texts that were read and cut before.
-
-    The best of eight turns counts, since other work on the machine only ever slows.
-    """
+    """33 MB, within 10 % of one call of the library for texts that were read and cut before: the median of nine turns."""
     path = tmp_path / "a.txt"
     path.write_text("".join(english.replace(" the ", f" {word} ") for word in ("the", "one", "some")), encoding="utf-8")
     trained = Tokenizer.train_bpe([english], 8192)
     texts = [document.text for document in Corpus.open(path)]
     ours, theirs = [], []
-    for turn in range(8):
+    for turn in range(9):
         fresh = Backend.from_str(trained.to_json())  # whose cache is empty
         begun = time.perf_counter()
         fresh.encode_batch(texts, add_special_tokens=False)
@@ -76,8 +74,9 @@ def test_encoding_is_as_fast_as_the_library_with_all_cores(english, tmp_path):
         TokenStore.build(Corpus.open(path), tokenizer, tmp_path / str(turn))
         ours.append(time.perf_counter() - begun)
     size = path.stat().st_size / 1e6
-    print(f"store {size / min(ours):.2f} MB/s, library {size / min(theirs):.2f} MB/s")
-    assert min(ours) < min(theirs) / 0.9
+    ratio = median(library / store for library, store in zip(theirs, ours, strict=True))
+    print(f"store {size / min(ours):.2f} MB/s, library {size / min(theirs):.2f} MB/s, median ratio {ratio:.2f}")
+    assert ratio > 0.9
 
 
 def test_a_megabyte_of_characters_takes_less_than_half_a_second(english, tmp_path):

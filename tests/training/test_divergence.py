@@ -11,6 +11,7 @@ from pellucid.core.errors import DivergenceError
 from pellucid.core.run import RunFolder
 from pellucid.training import checkpoint
 from pellucid.training.objectives import CausalLM
+from pellucid.training.optimizers import Optimizers
 
 ADVICE = "start anew with lower learning rates (--optimizer.learning-rate, --optimizer.matrix-learning-rate)"
 EVERY = {"training": {"checkpoint_every": 2, "evaluate_every": 2}}
@@ -83,14 +84,31 @@ def test_a_learning_rate_that_blows_up_is_noticed(tmp_path, name):
     assert not run.model.exists()
 
 
-def test_a_run_whose_last_step_ruins_it_ends_in_an_error_and_not_in_a_model(tmp_path):
-    """The loss of the last step is still a number; only the evaluation after it is none."""
-    run = RunFolder(tmp_path / "run")
-    steps = {"training": {"steps": 1, "evaluate_every": 1, "checkpoint_every": 1}}
-    with pytest.raises(DivergenceError) as caught:
-        tiny.pretrain(run.path, steps=None, optimizer={"learning_rate": 1e25, "matrix_learning_rate": 1e25}, **steps)
-    assert str(caught.value).startswith("step 1: ")
-    assert sound(run) == []
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (6, "step 6: the validation loss is nan"),
+        (4, "step 4: the validation loss is nan"),
+        (3, "step 3: norm.weight holds values that are not finite, so no checkpoint was written"),
+        (5, "step 6: the loss is nan and the gradient's norm nan"),
+    ],
+)
+def test_weights_that_a_step_ruins_are_noticed_before_anything_is_kept(tmp_path, monkeypatch, step, reason):
+    """The loss of that step is still a number; the first to meet the damage may be an evaluation, a checkpoint, or a step."""
+    run, move, calls = RunFolder(tmp_path / "run"), Optimizers.step, iter(range(1, 10))
+
+    def ruin(self, factor):
+        norm = move(self, factor)
+        if next(calls) == step:
+            with torch.no_grad():
+                next(weight for weight, name in self.names.items() if name == "norm.weight")[3] = math.nan
+        return norm
+
+    monkeypatch.setattr(Optimizers, "step", ruin)
+    every = {"training": {"checkpoint_every": 3 if step == 3 else 2, "evaluate_every": 2}}
+    text = message(run.path, **every)
+    assert text.startswith(f"{reason}; the last good checkpoint is {checkpoint.latest(run)}; start anew")
+    assert sound(run)[-1] < step
     assert not run.model.exists()
 
 

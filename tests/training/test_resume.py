@@ -108,6 +108,20 @@ def test_a_signal_finishes_the_step_and_the_resumed_run_is_the_uninterrupted_one
     same(run, uninterrupted(variant))
 
 
+def test_a_second_ctrl_c_ends_at_once_and_loses_no_more_than_a_kill(tmp_path, monkeypatch, uninterrupted):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    run = tmp_path / "run"
+    when_step(5, twice, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(run)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    pretrain(run, resume=True)
+    same(run, uninterrupted("muon"))
+
+
 @pytest.mark.parametrize(("variant", "stop"), [("muon", 1), ("muon", 3), ("muon", 6), ("muon", 8), ("adamw", 5)])
 def test_a_crash_after_any_step_loses_nothing_but_time(tmp_path, monkeypatch, uninterrupted, variant, stop):
     def crash():

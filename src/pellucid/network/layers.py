@@ -17,8 +17,18 @@ class Linear(nn.Linear):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, bias=False)
 
+    def reset_parameters(self) -> None:
+        """Weights are set by `initialize` or read from a file: torch's own initialisation would be work for nothing."""
+
     def forward(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         return F.linear(x, self.weight.to(x.dtype))
+
+
+class Embedding(nn.Embedding):
+    """A vector for each token."""
+
+    def reset_parameters(self) -> None:
+        """As in `Linear`."""
 
 
 class RMSNorm(nn.Module):

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pellucid.network.attention import Attention, LayerCache
 from pellucid.network.config import ModelConfig
-from pellucid.network.layers import MLP, Linear, RMSNorm, Rotary, Rotation
+from pellucid.network.layers import MLP, Embedding, Linear, RMSNorm, Rotary, Rotation
 from pellucid.network.masks import Mask
 from pellucid.network.taps import Site, Taps, tap
 
@@ -50,12 +50,13 @@ class Transformer(nn.Module):
     """A decoder language model."""
 
     compute_dtype: torch.dtype | None = None  # of activations and matrix products; None: that of the weights
+    compiled: bool = False  # whether the blocks are torch.compile's
     recompute: bool = False  # activation checkpointing: hold each block's input only, compute the rest again when needed
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.embedding = Embedding(config.vocab_size, config.d_model)
         self.rotary = Rotary(config.d_head, config.rope_theta)
         self.blocks = nn.ModuleList(Block(config, f"blocks.{i}") for i in range(config.layers))
         self.norm = RMSNorm(config.d_model, config.norm_eps)
@@ -93,6 +94,12 @@ class Transformer(nn.Module):
             x = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
         return tap(taps, "hidden", self.norm(x))
 
+    def compile_blocks(self) -> None:
+        """Have torch.compile make one kernel after another of every block's forward and backward pass."""
+        self.compiled = True
+        for block in self.blocks:
+            block.compile(dynamic=False)
+
     @property
     def dtype(self) -> torch.dtype:
         """The type of activations."""
@@ -128,15 +135,12 @@ class Transformer(nn.Module):
 
 def build(config: ModelConfig, *, seed: int, device: str = "cpu") -> Transformer:
     """A new network with fresh weights, the same for the same seed. On device `meta` it has shapes but no memory."""
-    with torch.device("meta"):
-        network = Transformer(config)
-    if device != "meta":
-        network.to_empty(device="cpu")
-        if config.tied:
-            network.head.weight = network.embedding.weight
-        initialize(network, torch.Generator().manual_seed(seed))
-        network.to(device)
-    return network
+    if device == "meta":
+        with torch.device("meta"):
+            return Transformer(config)
+    network = Transformer(config)
+    initialize(network, torch.Generator().manual_seed(seed))
+    return network.to(device)
 
 
 @torch.no_grad()

@@ -27,8 +27,8 @@ from pellucid.text.view import SECTIONS
 FORMAT = "pellucid tokens 1"
 INFO, TOKENS_FILE, SECTIONS_FILE = "store.json", "tokens.bin", "sections.bin"
 
-BATCH = 1 << 21  # characters encoded in one go: enough to occupy many cores, little beside the memory of a process
-DRIVERS = 2  # threads that hand batches to the Rust threads: while one turns results into arrays, the other encodes
+BATCH = 1 << 20  # characters encoded in one go: enough to occupy many cores, little beside the memory of a process
+DRIVERS = 3  # threads that hand batches to the Rust threads: while some turn results into arrays, another encodes
 SYNC_SECONDS = 1.0  # the work that a kill can cost
 
 

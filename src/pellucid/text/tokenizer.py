@@ -228,12 +228,14 @@ class Tokenizer:
 
 def _config_beside(file: Path) -> dict[str, Any]:
     """What the files beside a `tokenizer.json` say, as one `tokenizer_config.json`; without any, what suits every tokenizer."""
-    config: dict[str, Any] = {"tokenizer_class": CONFIG["tokenizer_class"], "clean_up_tokenization_spaces": False}
+    config: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (beside := file.with_name(name)).is_file():
             config.update(read_json(beside))
     if (template := file.with_name("chat_template.jinja")).is_file():
         config["chat_template"] = template.read_text(encoding="utf-8")
+    config.setdefault("tokenizer_class", CONFIG["tokenizer_class"])
+    config.setdefault("clean_up_tokenization_spaces", False)
     config.pop("auto_map", None)  # it names code to run, and we pass on no code
     return config
 

@@ -46,8 +46,7 @@ class Job:
         network = build(self.config, seed=training.seed, device=self.compute.device).train()
         network.recompute, network.compute_dtype = training.recompute, self.compute.dtype
         if training.compile == "on":
-            for block in network.blocks:
-                block.compile(dynamic=False)
+            network.compile_blocks()
         return TrainState(network=network, optimizers=Optimizers(network, self.recipe.optimizer))
 
     def batches(self) -> Batches:
