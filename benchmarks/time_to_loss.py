@@ -33,7 +33,7 @@ def english() -> str:
 
 
 def reference(folder: Path, steps: int) -> float:
-    """Run the classic recipe to its end, without evaluations on the way; returns its loss on all windows of the held-out text."""
+    """Run the classic recipe to its end, without evaluations on the way; returns its loss on all held-out windows."""
     import torch
     from reference import PlainGPT, PlainTrainer
 

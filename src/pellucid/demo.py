@@ -29,7 +29,8 @@ def run_demo(out: Path, *, minutes: float, force: bool, progress: Progress) -> s
         progress=progress,
         data={"text_field": "text", "html_breaks": True},
         tokenizer={"vocab_size": 4096},
-        training={"prompt": "This film"},
+        model={"size": "2M"},
+        training={"prompt": "This film", "batch_size": 16},
     )
     model, where = run.model, shlex.quote(str(run.path))
     prompts = ["This film is", "The acting was", "I watched this with my"]
