@@ -41,6 +41,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def no_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """No test pulls the plug, so none can tell; on a busy disk a hundred checkpoints wait for minutes. tests/core does wait."""
+    if request.path.parent.name != "core":
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """Real text and labels beside the checkout; a test that needs them is skipped where they are not."""

@@ -123,6 +123,19 @@ def test_an_exception_leaves_the_old_and_no_rubbish(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
+def test_replacing_a_link_leaves_what_it_points_to(tmp_path):
+    fill(tmp_path / "precious", "old")
+    (tmp_path / "link").symlink_to("precious")
+    fill(tmp_path / "link", "new")
+    assert contents(tmp_path / "link") == "new"
+    assert contents(tmp_path / "precious") == "old"
+    remove_folder(tmp_path / "link")
+    (tmp_path / "link").symlink_to("precious")
+    remove_folder(tmp_path / "link")
+    assert contents(tmp_path / "precious") == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
 def test_without_replace_an_existing_folder_stays(tmp_path):
     fill(tmp_path / "folder", "old")
     with pytest.raises(OSError, match="not empty"), atomic_folder(tmp_path / "folder", replace=False) as temporary:

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from pellucid.core.errors import RunError
+from pellucid.core.errors import CorruptionError, RunError
 from pellucid.core.run import RunFolder
 
 
@@ -109,6 +109,16 @@ class TestMetrics:
         with run.metrics.open("a") as file:
             file.write('{"step": 2, "lo')
         assert run.read_metrics() == [{"step": 1}]
+
+    @pytest.mark.parametrize("bad", ['{"step": 2, "lo', "[]", "7", "{}"])
+    def test_a_damaged_line_is_named(self, tmp_path, bad):
+        run = make(tmp_path / "run")
+        run.append_metrics({"step": 1})
+        with run.metrics.open("a") as file:
+            file.write(f"{bad}\n")
+        with pytest.raises(CorruptionError) as caught:
+            run.read_metrics()
+        assert str(caught.value).startswith(f"{run.metrics}:2 is not a line of metrics")
 
     def test_rewinding_forgets_later_steps_and_repairs_the_end(self, tmp_path):
         run = make(tmp_path / "run")

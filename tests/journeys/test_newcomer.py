@@ -125,3 +125,15 @@ def test_a_terminal_sees_bars_and_a_log_sees_lines(tmp_path):
     assert "100 %" in text
     assert "step 3: validation loss" in text
     assert "validation loss" not in out
+
+
+def test_the_working_directory_as_run_folder(tmp_path):
+    """It works, or is refused before the work; it must not lose the work, nor the folder under the user's feet."""
+    text, here = tiny.write_corpus(tmp_path / "text"), tmp_path / "here"
+    here.mkdir()
+    code, _, err = tiny.run_command("pretrain", text, "--out", ".", "--steps", 2, *tiny.options(), cwd=here)
+    if code == 0:
+        assert (here / "model/model.safetensors").is_file()
+    else:
+        assert (code, err.count("\n")) == (2, 1)
+        assert err.endswith("choose another --out\n")

@@ -156,6 +156,8 @@ def remove_folder(folder: Path) -> None:
 
 def set_aside(folder: Path) -> Path | None:
     """Give a folder that is to be deleted a name that nobody reads; None if there is none."""
+    if folder.is_symlink():
+        folder.unlink()
     if not folder.exists():
         return None
     doomed = folder.with_name(f".{folder.name}.deleted{PARTIAL}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pellucid.core.errors import RunError
+from pellucid.core.errors import CorruptionError, RunError
 from pellucid.core.files import atomic_folder, disk_errors, write_text
 
 
@@ -55,6 +55,8 @@ class RunFolder:
         existing = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
         if not existing.is_dir():
             raise RunError(f"{existing} is a file, so no run folder can be made at {self.path}; choose another --out")
+        if self.path.resolve() == Path.cwd():
+            raise RunError(f"{self.path} is the working directory, which cannot become a run folder; choose another --out")
         if not self.path.exists() or (not any(self.path.iterdir())):
             return
         if not force:
@@ -93,7 +95,14 @@ class RunFolder:
         if not self.metrics.is_file():
             return []
         lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        rows = []
+        for number, line in enumerate(lines, 1):
+            if line.endswith("\n"):
+                try:
+                    rows.append(json.loads(line))
+                except json.JSONDecodeError:
+                    raise CorruptionError(f"{self.metrics}:{number} is not a line of metrics; delete the line") from None
+        return rows
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one line to `metrics.jsonl`."""
