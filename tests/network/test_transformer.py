@@ -185,7 +185,7 @@ class TestBadFolders:
         return tmp_path
 
     def test_no_config(self, tmp_path):
-        with pytest.raises(ModelError, match="is not a model folder: it has no config.json"):
+        with pytest.raises(ModelError, match=r"is not a model folder: it has no config.json"):
             load_network(tmp_path)
 
     def test_another_family(self, folder):
