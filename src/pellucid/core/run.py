@@ -97,11 +97,13 @@ class RunFolder:
         lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
         rows = []
         for number, line in enumerate(lines, 1):
-            if line.endswith("\n"):
-                try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError:
-                    raise CorruptionError(f"{self.metrics}:{number} is not a line of metrics; delete the line") from None
+            if not line.endswith("\n"):
+                break
+            try:
+                rows.append(json.loads(line))
+                rows[-1]["step"]
+            except (json.JSONDecodeError, TypeError, KeyError):
+                raise CorruptionError(f"{self.metrics}:{number} is not a line of metrics; delete the line") from None
         return rows
 
     def append_metrics(self, row: dict[str, Any]) -> None:
