@@ -31,12 +31,11 @@ def scripted(monkeypatch):
 def model_step(run):
     """The step whose weights the run hands out, found by comparing them with its checkpoints'."""
     given = load_file(run.model / "model.safetensors")
-    same = [
+    return [
         checkpoint.position(folder).step
         for folder in checkpoint.all_whole(run)
         if all((given[name] == value).all() for name, value in load_file(folder / "model.safetensors").items())
     ]
-    return same
 
 
 def test_the_best_evaluation_is_kept_though_no_checkpoint_was_due(tmp_path, scripted):
@@ -54,9 +53,10 @@ def test_a_stop_and_a_resume_do_not_change_what_is_best(tmp_path, scripted, monk
         if row["step"] == 7:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(RunFolder, "append_metrics", appended)
+    monkeypatch.setattr(RunFolder, "append_metrics", appended)
+    with pytest.raises(Interrupted):
         tiny.pretrain(run.path, steps=12, **RARELY)
+    monkeypatch.setattr(RunFolder, "append_metrics", append)
     tiny.pretrain(run.path, steps=12, resume=True, **RARELY)
     assert model_step(run) == [4]
 
