@@ -181,6 +181,46 @@ def test_other_errors_are_not_called_a_full_disk(tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied")
 
 
+class TestDurability:
+    """A power failure cannot be tested, the order of what survives one can: content to the disk first, then the name."""
+
+    @pytest.fixture
+    def events(self, monkeypatch):
+        """Syncs and renames in their order, with the names of the files."""
+        seen = []
+        fsync = os.fsync
+
+        def record(kind, call):
+            def recorded(source, target):
+                seen.append((kind, Path(source).name, Path(target).name))
+                return call(source, target)
+
+            return recorded
+
+        def synced(descriptor):
+            seen.append(("sync", Path(f"/proc/self/fd/{descriptor}").readlink().name))
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", synced)
+        for name in ("rename", "replace"):
+            monkeypatch.setattr(os, name, record("name", getattr(os, name)))
+        return seen
+
+    def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_before_the_end(self, tmp_path, events):
+        write_text(tmp_path / "file", "text")
+        temporary = f".file.{os.getpid()}.partial"
+        assert events == [("sync", temporary), ("name", temporary, "file"), ("sync", tmp_path.name)]
+
+    def test_a_folders_files_are_on_the_disk_before_it_has_its_name(self, tmp_path, events):
+        fill(tmp_path / "folder", "content")
+        named = events.index(("name", ".folder.partial", "folder"))
+        before = {event[1] for event in events[:named] if event[0] == "sync"}
+        written = {event[1] for event in events[:named] if event[0] == "name" and event[2] == MANIFEST}
+        assert {"a.txt", "b.txt"} <= before
+        assert MANIFEST in before or written & before
+        assert events[named + 1 :] == [("sync", tmp_path.name)]
+
+
 class TestVerify:
     @pytest.fixture
     def folder(self, tmp_path):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import tiny
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pellucid.core.errors import ConfigError
-from pellucid.training.recipe import LENGTHS, Recipe, Training
+from pellucid.training.recipe import LENGTHS, Recipe, Schedule, Training
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 counts = st.integers(1, 10**12)
@@ -73,15 +73,18 @@ def test_every_field_of_a_recipe_is_among_those_tried_here():
 
 @st.composite
 def chosen(draw):
-    """Some fields, any values; contradictory ones are left out."""
+    """Some fields, any values, without those that contradict others."""
     fields = {name: draw(st.fixed_dictionaries({}, optional=section)) for name, section in FIELDS.items()}
-    for name in LENGTHS[: 2 + draw(st.integers(0, 1))] if fields["training"].keys() & set(LENGTHS) else ():
+    length = draw(st.sampled_from(LENGTHS))
+    for name in set(LENGTHS) - {length}:
         fields["training"].pop(name, None)
-    try:
-        Recipe.of(fields)
-    except ConfigError as error:
-        assume("has no effect" not in str(error) and "together exceed 1" not in str(error) and "both given" not in str(error))
-        raise
+    for name, info in Recipe.model_fields.items():
+        for idle in info.annotation.model_construct(**fields[name]).without_effect():
+            fields[name].pop(idle, None)
+    schedule = Schedule.model_construct(**fields["schedule"])
+    if schedule.kind == "wsd" and schedule.warmup + schedule.decay > 1:
+        fields["schedule"].pop("warmup", None)
+        fields["schedule"].pop("decay", None)
     return fields
 
 
@@ -99,7 +102,8 @@ def test_a_recipe_comes_back_from_its_file_as_it_was(fields, tmp_path_factory):
     assert again.to_toml() == recipe.to_toml()
 
 
-@settings(max_examples=100)
+# two good recipes can contradict each other, more often than hypothesis likes
+@settings(max_examples=100, suppress_health_check=[HealthCheck.filter_too_much])
 @given(base=chosen(), changes=chosen())
 def test_overriding_changes_what_is_named_and_keeps_the_rest(base, changes):
     try:
