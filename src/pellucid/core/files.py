@@ -56,15 +56,21 @@ def is_disk_full(error: Exception) -> bool:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path to write a file to; it is synced and takes the name `path` when the block ends well."""
+    """A temporary path to write a file to; it is synced and takes the name `path` when the block ends well.
+
+    Inside a folder that `atomic_folder` fills nothing is synced yet: the folder syncs all its files before it gets its name.
+    """
+    durable = not path.parent.name.endswith(PARTIAL)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            sync(temporary)
+            if durable:
+                sync(temporary)
             temporary.replace(path)
-            sync(path.parent)
+            if durable:
+                sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -104,6 +110,8 @@ def atomic_folder(folder: Path, *, sealed: bool = True, replace: bool = True) ->
             yield temporary
             if sealed:
                 seal(temporary)
+            else:
+                sync_files(temporary)
             old = set_aside(folder) if replace else None
             temporary.rename(folder)
             sync(folder.parent)
@@ -116,11 +124,22 @@ def atomic_folder(folder: Path, *, sealed: bool = True, replace: bool = True) ->
 
 def seal(folder: Path) -> None:
     """Write the manifest (size and SHA-256 of every file) of a finished folder and sync it all."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
-    for path in files:
-        sync(path)
+    files = [path for path in contents(folder) if path.name != MANIFEST]
     manifest = {p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": hash_file(p)} for p in files}
     write_json(folder / MANIFEST, manifest)
+    sync_files(folder)
+
+
+def sync_files(folder: Path) -> None:
+    """Wait until every file below a folder, and the folder's own entries, are on the disk."""
+    for path in contents(folder):
+        sync(path)
+    sync(folder)
+
+
+def contents(folder: Path) -> list[Path]:
+    """Every file below a folder, in order."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def verify(folder: Path, *, hashes: bool = True) -> None:

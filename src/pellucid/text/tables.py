@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -20,16 +21,16 @@ PEEK = 100  # rows looked at to tell which fields hold text
 Row = tuple[int, Mapping[str, Any]]
 
 
-class Table:
+class Table(ABC):
     """Rows of named fields. `name` is what messages call it, `unit` what they call the number of a row."""
 
     name: str
     unit = "line"
     named = True  # the user asked for it, so that it must hold text
 
+    @abstractmethod
     def rows(self) -> Iterator[Row]:
         """Every row with its number."""
-        raise NotImplementedError
 
     def column(self, field: str) -> Iterator[Row]:  # noqa: ARG002 - formats that store rows read all of them
         """Every row with its number, for one field; formats that store columns apart read only that one."""
