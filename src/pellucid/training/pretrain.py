@@ -158,17 +158,19 @@ def learn(run: RunFolder, job: Job, progress: Progress, sampler: Sampler) -> Non
 
 @contextmanager
 def recorder(run: RunFolder, *, tensorboard: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Where a line of metrics goes: to `metrics.jsonl`, and if wanted to TensorBoard too."""
-    if not tensorboard:
-        yield run.append_metrics
-        return
-    from torch.utils.tensorboard import SummaryWriter
+    """Where a line of metrics goes: to `metrics.jsonl`, with its sample to `samples.md`, and if wanted to TensorBoard."""
+    with ExitStack() as stack:
+        writer = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(run.path / "tensorboard")) as writer:
+            writer = stack.enter_context(SummaryWriter(str(run.path / "tensorboard")))
 
         def record(row: dict[str, Any]) -> None:
             run.append_metrics(row)
-            for name, value in row.items():
+            if "sample" in row:
+                write_samples(run)
+            for name, value in row.items() if writer else ():
                 if isinstance(value, float):
                     writer.add_scalar(name, value, row["step"])
 
