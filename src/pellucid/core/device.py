@@ -49,14 +49,16 @@ def bf16_pays(device: str) -> bool:
     """Whether bf16 matrix products beat fp32 here by enough (1.3x) to pay for the conversions around them."""
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return matmul_rate(torch.bfloat16) > 1.3 * matmul_rate(torch.float32)
+    # in turns, so that what else the machine does disturbs both
+    turns = [(matmul_rate(torch.bfloat16, seconds=0.01), matmul_rate(torch.float32, seconds=0.01)) for _ in range(4)]
+    return max(bf16 for bf16, _ in turns) > 1.3 * max(fp32 for _, fp32 in turns)
 
 
 def matmul_rate(dtype: torch.dtype, *, device: str = "cpu", size: int = 512, seconds: float = 0.04) -> float:
     """Floating-point operations per second of a square matrix product: the best of repeated runs for about `seconds`."""
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    a @ b  # the first call sets up the kernel, which can take longer than all that follows
     best, end = float("inf"), time.perf_counter() + seconds
-    a @ b  # the first call sets up the kernel
     while True:
         start = time.perf_counter()
         a @ b
