@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pellucid.network.config import ModelConfig
 from pellucid.network.taps import Taps, tap
 
-Rotation = tuple[Float[Tensor, "#batch 1 seq d_head"], Float[Tensor, "#batch 1 seq d_head"]]  # cosines and sines
+Rotation = tuple[Float[Tensor, "#batch 1 seq pairs"], Float[Tensor, "#batch 1 seq pairs"]]  # cosines and sines
 
 
 class Linear(nn.Linear):
@@ -55,17 +55,17 @@ class Rotary(nn.Module):
         self.d_head, self.theta = d_head, theta
 
     def forward(self, positions: Int[Tensor, "#batch seq"], dtype: torch.dtype) -> Rotation:
-        """Cosine and sine of every pair's angle, for both halves of a head's features; the first half's sines are negated."""
+        """Cosine and sine of the angle of each of a head's d_head / 2 pairs."""
         exponent = torch.arange(0, self.d_head, 2, device=positions.device, dtype=torch.float32) / self.d_head
         angles = positions[:, None, :, None].float() * self.theta**-exponent
-        cos, sin = angles.cos(), angles.sin()
-        return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x: Float[Tensor, "batch heads seq d_head"], rotation: Rotation) -> Float[Tensor, "batch heads seq d_head"]:
     """Turn feature i together with feature i + d_head / 2."""
     cos, sin = rotation
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 class MLP(nn.Module):

@@ -11,7 +11,7 @@ from pellucid.core.device import Compute
 from pellucid.core.errors import ResourceError
 from pellucid.core.files import format_bytes
 from pellucid.core.machine import disk_free, memory_available
-from pellucid.network.attention import SHORT
+from pellucid.network.attention import ROWS, SHORT
 from pellucid.network.config import ModelConfig
 from pellucid.training.objectives import LOGITS
 
@@ -40,7 +40,8 @@ def estimate(
     matrices = config.block_parameters if optimizer == "muon" else 0  # Muon keeps one number for each, AdamW two
     size = compute.dtype.itemsize
     tokens = micro_batch * context
-    block = size * numbers_kept(config, context if compute.device == "cpu" and context <= SHORT else 0)
+    scores = (context + min(context, ROWS)) / 2 if compute.device == "cpu" and context <= SHORT else 0
+    block = size * numbers_kept(config, scores)
     kept = size * config.layers * config.d_model + block if recompute else config.layers * block
     head = 2.5 * 4 * min(config.vocab_size, LOGITS / tokens)  # logits, probabilities and gradient in fp32, or bf16
     return Memory(
@@ -51,8 +52,8 @@ def estimate(
     )
 
 
-def numbers_kept(config: ModelConfig, scores: int) -> int:
-    """Numbers per token that autograd keeps of one block; `scores` is the context if attention holds its scores, else 0."""
+def numbers_kept(config: ModelConfig, scores: float) -> float:
+    """Numbers per token that autograd keeps of one block; `scores` is how many of a query's scores attention holds per head."""
     queries, keys = config.heads * config.d_head, config.kv_heads * config.d_head
     return 7 * config.d_model + 6 * queries + 6 * keys + 4 * config.d_mlp + 2 * config.heads * scores
 
