@@ -89,9 +89,10 @@ def test_a_killed_trainer_leaves_no_lock(tmp_path):
     if child == 0:
         with run.locked():
             os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(child, 0)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
     with run.locked():
-        pass
+        assert run.is_run()
 
 
 class TestMetrics:

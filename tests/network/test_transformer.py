@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import SMALL, randomised
 from transformers import AutoModelForCausalLM
 
 from pellucid.core.errors import ConfigError, ModelError
@@ -13,18 +14,6 @@ from pellucid.network.masks import Mask
 from pellucid.network.taps import Taps
 from pellucid.network.transformer import build
 from pellucid.network.weights import load_network, read_config, save_network
-
-SMALL = ModelConfig(vocab_size=50, context_length=32, d_model=24, layers=2, heads=4, kv_heads=2, d_head=6, d_mlp=40, tied=False)
-
-
-def randomised(config, seed=0):
-    """A network whose every weight matters: a fresh one starts with zeros and ones."""
-    network = build(config, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.normal_(1.0 if weight.ndim == 1 else 0.0, 0.3, generator=generator)
-    return network.eval()
 
 
 def some_ids(config, batch=2, seq=20, seed=0):

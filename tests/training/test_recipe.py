@@ -241,8 +241,9 @@ def test_a_misspelt_key_names_the_file_it_is_in(tmp_path):
 @pytest.mark.parametrize(
     "path", sorted((Path(tiny.__file__).parents[1] / "recipes").glob("*.toml")), ids=lambda path: path.name
 )
-def test_the_recipes_that_we_ship_are_valid(path):
-    Recipe.load(path)
+def test_the_recipes_that_we_ship_are_valid_and_say_how_long_they_run(path):
+    training = Recipe.load(path).training
+    assert [name for name in LENGTHS if getattr(training, name) is not None]
 
 
 def test_a_resolved_recipe_repeats_its_run_bit_for_bit(tmp_path):

@@ -206,7 +206,9 @@ def test_a_folder_without_a_run_is_refused_and_not_made(tmp_path):
 
 
 def test_saying_the_same_again_is_no_contradiction(finished):
+    before = (finished / "recipe.toml").read_bytes()
     tiny.pretrain(finished, resume=True)
+    assert (finished / "recipe.toml").read_bytes() == before
 
 
 def test_a_tokenizer_that_came_with_its_own_files_is_the_same_after_a_resume(tmp_path, monkeypatch):
