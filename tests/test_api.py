@@ -72,11 +72,19 @@ class TestLoad:
 
     def test_a_model_whose_tokenizer_has_more_tokens_than_its_embedding_is_refused(self, run, tmp_path):
         """Else some texts would fail, or worse, in the middle of a service."""
-        shutil.copytree(run.path / "model", tmp_path / "model")
+        shutil.copytree(run.path / "model", tmp_path / "model", ignore=shutil.ignore_patterns("manifest.json"))
         other = tiny.pretrain(tmp_path / "other", corpus=[*tiny.DOCUMENTS, "ßäöü"])
         shutil.copyfile(other.path / "model/tokenizer.json", tmp_path / "model/tokenizer.json")
         text = message(PellucidError, pellucid.load, tmp_path / "model")
         assert text.startswith(f"{tmp_path / 'model'}: the tokenizer has 56 tokens, but the network's vocabulary is 52")
+
+    def test_a_flipped_byte_in_the_weights_is_noticed_and_the_file_named(self, run, tmp_path):
+        shutil.copytree(run.path / "model", tmp_path / "model")
+        path = tmp_path / "model/model.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-3] ^= 1
+        path.write_bytes(data)
+        assert message(CorruptionError, pellucid.load, tmp_path / "model").startswith(f"{path} is damaged (its SHA-256")
 
     def test_a_truncated_weight_file_is_named(self, run, tmp_path):
         shutil.copytree(run.path / "model", tmp_path / "model")

@@ -179,7 +179,7 @@ class TestCorpus:
         [path] = cache.rglob("tokens.bin")
         size = path.stat().st_size
         os.truncate(path, size - 2)
-        expected = f"{path} has {size - 2} bytes, but {size} were written; delete {path.parent}"
+        expected = f"{path} has {size - 2} bytes, but {size} were written; restore it, or delete {path.parent}"
         assert refused(*words, "--force") == expected
         assert (tmp_path / "run/model").is_dir()  # the earlier run was not deleted for it
 
@@ -388,7 +388,7 @@ class TestResume:
         data = bytearray(path.read_bytes())
         data[-1] ^= 1
         path.write_bytes(data)
-        expected = f"{path} is damaged (its SHA-256 is not the one in manifest.json); delete {path.parent}"
+        expected = f"{path} is damaged (its SHA-256 is not the one in manifest.json); restore it, or delete {path.parent}"
         assert refused("pretrain", "--out", run, "--resume") == expected
 
     def test_from_another_working_directory_it_finds_its_text(self, cli, corpus, tmp_path, monkeypatch):

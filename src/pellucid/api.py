@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError, CorpusError, ModelError
-from pellucid.core.files import atomic_folder
+from pellucid.core.files import MANIFEST, atomic_folder, verify
 from pellucid.core.machine import cpu_cores
 from pellucid.core.progress import Progress, Silent
 from pellucid.core.run import RunFolder
@@ -130,8 +130,13 @@ class Run:
 
 
 def load(path: str | Path, *, device: str = "cpu") -> Model:
-    """A model from a run folder (its model, or its newest checkpoint if it is not finished) or a Hugging Face-shaped folder."""
+    """A model from a run folder (its model, or its newest checkpoint if it is not finished) or a Hugging Face-shaped folder.
+
+    A folder that we wrote is held against its manifest of hashes: a flipped byte is an error that names the file.
+    """
     folder = model_folder(Path(path))
+    if (folder / MANIFEST).is_file():
+        verify(folder)
     torch.set_num_threads(min(torch.get_num_threads(), cpu_cores()))  # torch does not know of a container's quota
     network, tokenizer = load_network(folder, device=device), Tokenizer.load(folder)
     if tokenizer.vocab_size > network.config.vocab_size:  # fewer is usual: embeddings are often padded

@@ -241,12 +241,15 @@ class TestVerify:
         path = folder / "inner" / "b.txt"
         path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
         verify(folder, hashes=False)  # sizes alone do not see it
-        assert self.message(folder) == f"{path} is damaged (its SHA-256 is not the one in manifest.json); delete {folder}"
+        assert (
+            self.message(folder)
+            == f"{path} is damaged (its SHA-256 is not the one in manifest.json); restore it, or delete {folder}"
+        )
 
     @pytest.mark.parametrize("hashes", [False, True])
     def test_a_truncated_file_is_found_and_named(self, folder, hashes):
         (folder / "a.txt").write_text("conten")
-        expected = f"{folder / 'a.txt'} has 6 bytes, but 7 were written; delete {folder}"
+        expected = f"{folder / 'a.txt'} has 6 bytes, but 7 were written; restore it, or delete {folder}"
         assert self.message(folder, hashes=hashes) == expected
 
     @pytest.mark.parametrize("hashes", [False, True])

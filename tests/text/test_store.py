@@ -189,7 +189,7 @@ def test_a_truncated_store_is_named(fresh):
         file.truncate(size - 2)
     with pytest.raises(CorruptionError) as caught:
         TokenStore.open(fresh.folder)
-    assert str(caught.value) == f"{path} has {size - 2} bytes, but {size} were written; delete {fresh.folder}"
+    assert str(caught.value) == f"{path} has {size - 2} bytes, but {size} were written; restore it, or delete {fresh.folder}"
 
 
 @pytest.mark.parametrize("name", ["tokens.bin", "sections.bin", "store.json"])
@@ -200,7 +200,10 @@ def test_a_flipped_byte_is_found_and_its_file_named(fresh, name):
     path.write_bytes(data)
     with pytest.raises(CorruptionError) as caught:
         TokenStore.open(fresh.folder, verify_hashes=True)
-    assert str(caught.value) == f"{path} is damaged (its SHA-256 is not the one in manifest.json); delete {fresh.folder}"
+    assert (
+        str(caught.value)
+        == f"{path} is damaged (its SHA-256 is not the one in manifest.json); restore it, or delete {fresh.folder}"
+    )
 
 
 def test_another_tokenizer_is_refused(store, tokenizer):

@@ -149,7 +149,9 @@ def test_a_flipped_byte_in_any_file_is_found_and_the_file_named(save, tokenizer,
     network = build(tiny.config(tokenizer.vocab_size), seed=9)
     with pytest.raises(CorruptionError) as caught:
         checkpoint.load(folder, network, Optimizers(network, Optimizer()))
-    assert str(caught.value) == f"{path} is damaged (its SHA-256 is not the one in manifest.json); delete {folder}"
+    assert (
+        str(caught.value) == f"{path} is damaged (its SHA-256 is not the one in manifest.json); restore it, or delete {folder}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,10 @@ def test_a_resume_from_a_damaged_checkpoint_names_the_file(tmp_path):
     path.write_bytes(data)
     with pytest.raises(CorruptionError) as caught:
         tiny.pretrain(run.path, resume=True)
-    assert str(caught.value) == f"{path} is damaged (its SHA-256 is not the one in manifest.json); delete {path.parent}"
+    assert (
+        str(caught.value)
+        == f"{path} is damaged (its SHA-256 is not the one in manifest.json); restore it, or delete {path.parent}"
+    )
 
 
 def test_after_the_damaged_one_is_deleted_as_told_the_run_goes_on_to_the_same_end(tmp_path):

@@ -38,7 +38,8 @@ FIELDS = {
     },
     "optimizer": {
         "name": st.sampled_from(["muon", "adamw"]),
-        **dict.fromkeys(("matrix_learning_rate", "learning_rate", "clip"), rates),
+        **dict.fromkeys(("matrix_learning_rate", "learning_rate"), st.floats(0, 100, exclude_min=True)),
+        "clip": rates,
         "weight_decay": st.floats(0, 10),
         **dict.fromkeys(("momentum", "beta1", "beta2"), st.floats(0, 1, exclude_max=True)),
     },
@@ -193,6 +194,10 @@ def message(call, *arguments) -> str:
         (
             {"optimizer": {"learning_rate": math.nan}},
             "recipe: optimizer.learning_rate = nan will not do: it must be a finite number",
+        ),
+        (
+            {"optimizer": {"matrix_learning_rate": 1e39}},
+            "recipe: optimizer.matrix_learning_rate = 1e+39 will not do: it must be less than or equal to 100",
         ),
     ],
 )

@@ -159,10 +159,12 @@ def verify(folder: Path, *, hashes: bool = True) -> None:
             raise CorruptionError(f"{file} is missing; restore it, or delete {folder}")
         if file.stat().st_size != expected["bytes"]:
             raise CorruptionError(
-                f"{file} has {file.stat().st_size} bytes, but {expected['bytes']} were written; delete {folder}"
+                f"{file} has {file.stat().st_size} bytes, but {expected['bytes']} were written; restore it, or delete {folder}"
             )
         if hashes and hash_file(file) != expected["sha256"]:
-            raise CorruptionError(f"{file} is damaged (its SHA-256 is not the one in {MANIFEST}); delete {folder}")
+            raise CorruptionError(
+                f"{file} is damaged (its SHA-256 is not the one in {MANIFEST}); restore it, or delete {folder}"
+            )
 
 
 def remove_folder(folder: Path) -> None:

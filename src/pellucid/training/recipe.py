@@ -85,9 +85,9 @@ class Optimizer(Section):
 
     name: Literal["muon", "adamw"] = Field("muon", description="muon: Muon for the blocks' matrices, AdamW for the rest")
     matrix_learning_rate: float | None = Field(
-        None, gt=0, description="peak rate of the blocks' matrices: muon 0.025, adamw 0.003"
+        None, gt=0, le=100, description="peak rate of the blocks' matrices: muon 0.025, adamw 0.003"
     )
-    learning_rate: float = Field(0.01, gt=0, description="peak learning rate of AdamW for embedding, head and gains")
+    learning_rate: float = Field(0.01, gt=0, le=100, description="peak learning rate of AdamW for embedding, head and gains")
     weight_decay: float = Field(0.1, ge=0, description="decay of the blocks' matrices, times their learning rate")
     momentum: float = Field(0.95, ge=0, lt=1, description="momentum of Muon")
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of AdamW's first moment")
