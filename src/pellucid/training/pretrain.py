@@ -170,8 +170,8 @@ def recorder(run: RunFolder, *, tensorboard: bool) -> Iterator[Callable[[dict[st
             run.append_metrics(row)
             if "sample" in row:
                 write_samples(run)
-            for name, value in row.items() if writer else ():
-                if isinstance(value, float):
+            for name, value in row.items():
+                if writer and isinstance(value, float):
                     writer.add_scalar(name, value, row["step"])
 
         yield record
