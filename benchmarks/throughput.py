@@ -3,7 +3,7 @@
 In one run: tokens/s of both, and the share of the matrix-product rate that each reaches: no trainer can be faster than the
 fp32 reference by more than the machine's bf16 rate is above its fp32 rate, divided by the reference's share.
 
-    python benchmarks/throughput.py [--vocab-size 65] [--steps 3] [--repetitions 3] [--compile on]
+    python benchmarks/throughput.py [--vocab-size 65] [--steps 2] [--repetitions 3] [--micro-batch 16] [--compile on]
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Contender:
         self.turns, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs, steps, make, *settings), daemon=True)
         self.process.start()
+        theirs.close()  # so that the end of the process is the end of the pipe
         self.turns.recv()  # it is ready: probes of the machine do not disturb one another
 
     def turn(self) -> float:

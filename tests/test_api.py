@@ -72,7 +72,7 @@ class TestLoad:
 
     def test_a_model_whose_tokenizer_has_more_tokens_than_its_embedding_is_refused(self, run, tmp_path):
         """Else some texts would fail, or worse, in the middle of a service."""
-        shutil.copytree(run.path / "model", tmp_path / "model", ignore=shutil.ignore_patterns("manifest.json"))
+        shutil.copytree(run.path / "model", tmp_path / "model")
         other = tiny.pretrain(tmp_path / "other", corpus=[*tiny.DOCUMENTS, "ßäöü"])
         shutil.copyfile(other.path / "model/tokenizer.json", tmp_path / "model/tokenizer.json")
         text = message(PellucidError, pellucid.load, tmp_path / "model")
@@ -85,6 +85,18 @@ class TestLoad:
         data[-3] ^= 1
         path.write_bytes(data)
         assert message(CorruptionError, pellucid.load, tmp_path / "model").startswith(f"{path} is damaged (its SHA-256")
+
+    @pytest.mark.parametrize("manifest", ['{"manifest_version": 3}', '{"a": [{"b": 1}]}', '{"name": "x", "icons": []}', "[]"])
+    def test_a_manifest_of_somebody_else_is_none_of_our_business(self, run, tmp_path, manifest):
+        shutil.copytree(run.path / "model", tmp_path / "model")
+        (tmp_path / "model/manifest.json").write_text(manifest)
+        assert pellucid.load(tmp_path / "model").config
+
+    def test_what_is_not_a_weight_may_be_changed(self, run, tmp_path):
+        shutil.copytree(run.path / "model", tmp_path / "model")
+        path = tmp_path / "model/config.json"
+        path.write_text(path.read_text() + " ")
+        assert pellucid.load(tmp_path / "model").config
 
     def test_a_truncated_weight_file_is_named(self, run, tmp_path):
         shutil.copytree(run.path / "model", tmp_path / "model")

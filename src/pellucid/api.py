@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError, CorpusError, ModelError
-from pellucid.core.files import MANIFEST, atomic_folder, verify
+from pellucid.core.files import atomic_folder, verify_file
 from pellucid.core.machine import cpu_cores
 from pellucid.core.progress import Progress, Silent
 from pellucid.core.run import RunFolder
@@ -24,7 +24,7 @@ from pellucid.network.config import ModelConfig
 from pellucid.network.masks import Mask
 from pellucid.network.taps import Site, Taps
 from pellucid.network.transformer import Output, Transformer
-from pellucid.network.weights import CONFIG, load_network, save_network
+from pellucid.network.weights import CONFIG, WEIGHTS, load_network, save_network
 from pellucid.text.corpus import Corpus
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.training import checkpoint
@@ -132,11 +132,10 @@ class Run:
 def load(path: str | Path, *, device: str = "cpu") -> Model:
     """A model from a run folder (its model, or its newest checkpoint if it is not finished) or a Hugging Face-shaped folder.
 
-    A folder that we wrote is held against its manifest of hashes: a flipped byte is an error that names the file.
+    Weights that we wrote are held against their hash: a flipped byte is an error that names the file.
     """
     folder = model_folder(Path(path))
-    if (folder / MANIFEST).is_file():
-        verify(folder)
+    verify_file(folder / WEIGHTS)
     torch.set_num_threads(min(torch.get_num_threads(), cpu_cores()))  # torch does not know of a container's quota
     network, tokenizer = load_network(folder, device=device), Tokenizer.load(folder)
     if tokenizer.vocab_size > network.config.vocab_size:  # fewer is usual: embeddings are often padded

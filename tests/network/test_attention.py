@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pellucid.network import attention
 from pellucid.network.attention import attend, pattern
 from pellucid.network.masks import Mask
 
@@ -52,6 +53,14 @@ def allowed(kind, seq):
         "bidirectional": lambda b, t, s: b == 0 or s == 0,
     }
     return [[[rules[kind](b, t, s) for s in range(seq)] for t in range(seq)] for b in range(2)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def blocks_of_three_queries():
+    """So that short sequences go through several blocks, the last one not full."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "ROWS", 3)
+        yield
 
 
 @pytest.mark.parametrize("kind", ["causal", "documents", "prefix", "bidirectional"])

@@ -215,10 +215,10 @@ class TestRefusals:
         assert message.endswith("), but 8.0 GB are available; use a smaller --size")
 
     def test_activations_larger_than_the_memory(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(memory, "memory_available", lambda: 301 * 10**6)
+        monkeypatch.setattr(memory, "memory_available", lambda: 421 * 10**6)
         changes = {"model": {"context_length": 256}, "training": {"micro_batch": 64, "batch_size": 64}}
         message = self.message(tmp_path, **changes)
-        assert message.endswith("but 301.0 MB are available; use a smaller --training.micro-batch, or --training.recompute")
+        assert message.endswith("but 421.0 MB are available; use a smaller --training.micro-batch, or --training.recompute")
 
     def test_checkpoints_larger_than_the_disk(self, tmp_path, monkeypatch):
         monkeypatch.setattr(memory, "disk_free", lambda folder: 100_000)

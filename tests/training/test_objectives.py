@@ -73,6 +73,25 @@ def test_no_more_logits_exist_at_once_than_the_limit_forwards_and_backwards(monk
     assert largest.numbers == 40_000
 
 
+@pytest.mark.parametrize("limit", [objectives.LOGITS, 100])
+def test_bf16_activations_get_the_gradient_of_exact_ones(monkeypatch, limit):
+    hidden, weight, targets = tensors(tokens=200)
+    monkeypatch.setattr(objectives, "LOGITS", limit)
+    _, *exact = with_gradients(cross_entropy(hidden, weight, targets), hidden, weight)
+    rough = hidden.detach().bfloat16().requires_grad_()
+    _, *gradients = with_gradients(cross_entropy(rough, weight, targets), rough, weight)
+    for ours, theirs in zip(gradients, exact, strict=True):
+        assert float((ours.float() - theirs).norm() / theirs.norm()) < 0.01
+
+
+@pytest.mark.parametrize("target", [-1, 10**6])
+def test_a_target_outside_the_vocabulary_is_no_token(target):
+    hidden, weight, targets = tensors()
+    targets[0] = target
+    with pytest.raises((IndexError, RuntimeError)):
+        cross_entropy(hidden, weight, targets)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("limit", [objectives.LOGITS, 100])
 def test_bf16_activations_still_give_an_fp32_loss(monkeypatch, limit):

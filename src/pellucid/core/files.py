@@ -60,7 +60,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Inside a folder that `atomic_folder` fills nothing is synced yet: the folder syncs all its files before it gets its name.
     """
-    durable = not path.parent.name.endswith(PARTIAL)
+    durable = not (path.parent.name.startswith(".") and path.parent.name.endswith(PARTIAL))
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,22 +124,16 @@ def atomic_folder(folder: Path, *, sealed: bool = True, replace: bool = True) ->
 
 def seal(folder: Path) -> None:
     """Write the manifest (size and SHA-256 of every file) of a finished folder and sync it all."""
-    files = [path for path in contents(folder) if path.name != MANIFEST]
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     manifest = {p.relative_to(folder).as_posix(): {"bytes": p.stat().st_size, "sha256": hash_file(p)} for p in files}
     write_json(folder / MANIFEST, manifest)
     sync_files(folder)
 
 
 def sync_files(folder: Path) -> None:
-    """Wait until every file below a folder, and the folder's own entries, are on the disk."""
-    for path in contents(folder):
+    """Wait until everything below a folder, and the folder's own entries, are on the disk."""
+    for path in (*folder.rglob("*"), folder):
         sync(path)
-    sync(folder)
-
-
-def contents(folder: Path) -> list[Path]:
-    """Every file below a folder, in order."""
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def verify(folder: Path, *, hashes: bool = True) -> None:
@@ -147,24 +141,41 @@ def verify(folder: Path, *, hashes: bool = True) -> None:
 
     With `hashes=False` only presence and size are compared, which is instant.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
+    if not (folder / MANIFEST).is_file():
         raise CorruptionError(f"{folder} has no {MANIFEST}, so it was never finished; delete it")
-    manifest = read_json(path)
-    if not isinstance(manifest, dict) or any(set(entry) != {"bytes", "sha256"} for entry in manifest.values()):
-        raise CorruptionError(f"{path} is damaged; delete {folder}")
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise CorruptionError(f"{folder / MANIFEST} is damaged; delete {folder}")
     for name, expected in manifest.items():
-        file = folder / name
-        if not file.is_file():
-            raise CorruptionError(f"{file} is missing; restore it, or delete {folder}")
-        if file.stat().st_size != expected["bytes"]:
-            raise CorruptionError(
-                f"{file} has {file.stat().st_size} bytes, but {expected['bytes']} were written; restore it, or delete {folder}"
-            )
-        if hashes and hash_file(file) != expected["sha256"]:
-            raise CorruptionError(
-                f"{file} is damaged (its SHA-256 is not the one in {MANIFEST}); restore it, or delete {folder}"
-            )
+        compare(folder, name, expected, hashes=hashes)
+
+
+def verify_file(path: Path) -> None:
+    """Hold one file against the manifest beside it, if that is ours and lists it; the files around it may have changed."""
+    manifest = read_manifest(path.parent) or {}
+    if path.name in manifest:
+        compare(path.parent, path.name, manifest[path.name])
+
+
+def read_manifest(folder: Path) -> dict[str, dict[str, Any]] | None:
+    """Size and hash of every file as they were written; None without a manifest, or with one that is not ours."""
+    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+    ours = isinstance(manifest, dict) and all(
+        isinstance(entry, dict) and entry.keys() == {"bytes", "sha256"} for entry in manifest.values()
+    )
+    return manifest if ours else None
+
+
+def compare(folder: Path, name: str, expected: dict[str, Any], *, hashes: bool = True) -> None:
+    file = folder / name
+    if not file.is_file():
+        raise CorruptionError(f"{file} is missing; restore it, or delete {folder}")
+    if file.stat().st_size != expected["bytes"]:
+        raise CorruptionError(
+            f"{file} has {file.stat().st_size} bytes, but {expected['bytes']} were written; restore it, or delete {folder}"
+        )
+    if hashes and hash_file(file) != expected["sha256"]:
+        raise CorruptionError(f"{file} is damaged (its SHA-256 is not the one in {MANIFEST}); restore it, or delete {folder}")
 
 
 def remove_folder(folder: Path) -> None:

@@ -106,7 +106,8 @@ def attend_by_products(
         bias = bias.expand(batch, heads, seq, seq)
     bias = bias.flatten(0, 1)
     q, k, v = (x.reshape(batch * heads, seq, d_head) for x in (q, spread(k, heads), spread(v, heads)))
-    triangle, mixed = mask.causal and mask.allowed is None, []
+    triangle = mask.causal and mask.allowed is None
+    mixed = []
     for start in range(0, seq, ROWS):
         rows = slice(start, min(start + ROWS, seq))
         seen = slice(rows.stop if triangle else seq)

@@ -43,7 +43,7 @@ def estimate(
     scores = (context + min(context, ROWS)) / 2 if compute.device == "cpu" and context <= SHORT else 0
     block = size * numbers_kept(config, scores)
     kept = size * config.layers * config.d_model + block if recompute else config.layers * block
-    head = 2 * 4 * min(config.vocab_size, LOGITS / tokens)  # logits, log-probabilities in fp32, and their gradient in bf16
+    head = 2.5 * 4 * min(config.vocab_size, LOGITS / tokens)  # logits, their fp32 copy on a CPU, log-probabilities in fp32
     return Memory(
         weights=4.0 * parameters + (size * parameters if size < 4 else 0),  # a bf16 copy is kept for the backward pass
         gradients=4.0 * parameters,

@@ -58,7 +58,7 @@ def summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 class SummedCrossEntropy(torch.autograd.Function):
-    """F.cross_entropy(logits.float(), targets, reduction="sum"), in three quarters of the time and less memory.
+    """F.cross_entropy(logits.float(), targets, reduction="sum", ignore_index=IGNORED), in three quarters of the time.
 
     The gradient, softmax minus one at the target, is made on the way, where the log-probabilities were, and kept in the type
     of the logits.
@@ -67,7 +67,8 @@ class SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         logprobs = logits.log_softmax(dim=-1, dtype=torch.float32)
-        ignored, place = targets == IGNORED, targets.clamp(min=0)[:, None]
+        ignored = targets == IGNORED
+        place = targets.masked_fill(ignored, 0)[:, None]
         loss = -logprobs.gather(1, place)[:, 0].masked_fill(ignored, 0.0).sum()
         if ctx.needs_input_grad[0]:
             gradient = logprobs.exp_()
