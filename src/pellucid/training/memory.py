@@ -15,7 +15,7 @@ from pellucid.network.attention import ROWS, SHORT
 from pellucid.network.config import ModelConfig
 from pellucid.training.objectives import LOGITS
 
-BASE = 420e6  # Python, torch, its kernels' scratch space and the data's windows
+BASE = 360e6  # Python, torch, its kernels' scratch space and the data's windows
 
 
 @dataclass(frozen=True, kw_only=True)
