@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from pellucid.core.errors import CorruptionError, ResourceError
 from pellucid.core.files import (
@@ -173,7 +174,7 @@ def test_a_device_that_is_really_full_is_recognised():
 def test_safetensors_words_for_a_full_disk_are_recognised(tmp_path):
     error = "Error while serializing: I/O error: No space left on device (os error 28)"
     with pytest.raises(ResourceError), disk_errors(tmp_path / "new" / "file"):
-        raise RuntimeError(error)
+        raise SafetensorError(error)
 
 
 def test_other_errors_are_not_called_a_full_disk(tmp_path):

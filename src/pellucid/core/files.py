@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from pellucid.core.errors import CorruptionError, ResourceError
 
 MANIFEST = "manifest.json"
@@ -38,7 +40,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk, met while writing below `path`, into a `ResourceError` with the free space in it."""
     try:
         yield
-    except Exception as error:
+    except (OSError, SafetensorError) as error:
         if not is_disk_full(error):
             raise
         folder = next(p for p in [path, *path.absolute().parents] if p.is_dir())
@@ -48,7 +50,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def is_disk_full(error: Exception) -> bool:
+def is_disk_full(error: OSError | SafetensorError) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return "os error 28" in str(error) or "No space left" in str(error)  # safetensors reports it in words only
@@ -117,9 +119,8 @@ def atomic_folder(folder: Path, *, sealed: bool = True, replace: bool = True) ->
             sync(folder.parent)
             if old:
                 shutil.rmtree(old)
-        except BaseException:
+        finally:
             remove_folder(temporary)
-            raise
 
 
 def seal(folder: Path) -> None:

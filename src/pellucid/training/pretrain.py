@@ -180,14 +180,13 @@ def recorder(run: RunFolder, *, tensorboard: bool) -> Iterator[Callable[[dict[st
 @contextmanager
 def drawn_at_the_end(run: RunFolder) -> Iterator[None]:
     """Write samples and report when the block ends, also of a run that was interrupted; not where the disk is full."""
-    try:
-        yield
-    except ResourceError:
-        raise
-    except BaseException:
-        draw(run)
-        raise
-    draw(run)
+    with ExitStack() as ending:
+        ending.callback(draw, run)
+        try:
+            yield
+        except ResourceError:
+            ending.pop_all()
+            raise
 
 
 def draw(run: RunFolder) -> None:
