@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
-from pellucid.core.errors import CorruptionError, ResourceError
+from pellucid.core.errors import CorruptionError, ModelError, ResourceError
 from pellucid.core.files import (
     MANIFEST,
     atomic_folder,
     atomic_path,
     disk_errors,
     format_bytes,
+    own_file,
     read_json,
     remove_folder,
     seal,
@@ -302,13 +303,99 @@ def test_json_comes_back_as_it_was(value, tmp_path_factory):
     assert read_json(path) == value
 
 
-@pytest.mark.parametrize("bad", [b"{", b"\xff\xfe", b""])
+@pytest.mark.parametrize("bad", [b"{", b"\xff\xfe", b"", b"[" * 100_000 + b"]" * 100_000, b"9" * 5000])
 def test_damaged_json_names_its_file(tmp_path, bad):
     (tmp_path / "x.json").write_bytes(bad)
     with pytest.raises(CorruptionError) as caught:
         read_json(tmp_path / "x.json")
     assert str(caught.value).startswith(f"{tmp_path / 'x.json'} is not valid JSON (")
     assert str(caught.value).endswith("); restore it, or delete the folder it is in")
+
+
+def test_json_above_the_limit_is_not_read(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('"' + "x" * 998 + '"')
+    assert read_json(path, limit=1000) == "x" * 998
+    with pytest.raises(CorruptionError) as caught:
+        read_json(path, limit=999)
+    assert str(caught.value) == f"{path} has 1.0 kB, but JSON is read up to 999 B; restore the file"
+
+
+def test_not_a_number_and_infinity_are_read_as_they_are(tmp_path):
+    (tmp_path / "x.json").write_text("[NaN, -Infinity]")
+    assert str(read_json(tmp_path / "x.json")) == "[nan, -inf]"
+
+
+class TestOwnFile:
+    """A model folder comes from strangers: what it names or links to must not be somebody else's file."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        folder = tmp_path / "models--owner--name" / "snapshots" / "abc"
+        (folder / "inner").mkdir(parents=True)
+        (folder / "inner" / "a.txt").write_text("ours")
+        (tmp_path / "secret").write_text("theirs")
+        (tmp_path / "models--owner--name" / "blobs").mkdir()
+        (tmp_path / "models--owner--name" / "blobs" / "hash").write_text("ours")
+        return folder
+
+    def refused(self, folder, name):
+        with pytest.raises(ModelError) as caught:
+            own_file(folder, name)
+        return str(caught.value)
+
+    def test_a_file_inside_is_found_and_an_absent_one_is_none(self, folder):
+        assert own_file(folder, "inner/a.txt") == folder / "inner" / "a.txt"
+        assert own_file(folder, "b.txt") is None
+        assert own_file(folder, "inner/a.txt/b.txt") is None
+        assert own_file(folder / "absent", "b.txt") is None
+        assert own_file(folder, "nul\0byte") is None
+
+    @pytest.mark.parametrize("name", ["../../../secret", "inner/../inner/a.txt", "/etc/passwd", ".."])
+    def test_a_name_that_leads_out_is_refused(self, folder, name):
+        assert self.refused(folder, name) == f"{folder}: the file name {name!r} leads out of the folder; name a file inside it"
+
+    @pytest.mark.parametrize(("link", "target"), [("link", "../../../secret"), ("link", "/etc/passwd"), ("way", "../../..")])
+    def test_a_link_that_leads_out_is_refused(self, folder, link, target):
+        (folder / link).symlink_to(target)
+        name = "way/secret" if link == "way" else link
+        real = os.path.realpath(folder / name)
+        expected = f"{folder / name} is a link to {real}, outside its folder; replace it by a copy of the file"
+        assert self.refused(folder, name) == expected
+
+    def test_a_link_inside_or_into_the_blobs_of_the_same_cache_is_followed(self, folder):
+        (folder / "same").symlink_to("inner/a.txt")
+        (folder / "blob").symlink_to("../../blobs/hash")
+        (folder / "inner" / "blob").symlink_to("../../../blobs/hash")
+        for name in ("same", "blob", "inner/blob"):
+            assert own_file(folder, name) == folder / name
+        assert own_file(folder / "inner", "blob") == folder / "inner" / "blob"
+
+    def test_a_folder_that_is_itself_a_link_is_at_home_where_it_points(self, folder, tmp_path):
+        (folder / "blob").symlink_to("../../blobs/hash")
+        (tmp_path / "model").symlink_to(folder)
+        assert own_file(tmp_path / "model", "blob") == tmp_path / "model" / "blob"
+
+    def test_the_blobs_of_another_cache_and_of_no_cache_are_refused(self, folder, tmp_path):
+        other = tmp_path / "models--owner--other" / "blobs"
+        plain = tmp_path / "plain" / "snapshots" / "abc"
+        for place in (other, tmp_path / "plain" / "blobs", plain):
+            place.mkdir(parents=True)
+        for blobs in (other, tmp_path / "plain" / "blobs"):
+            (blobs / "hash").write_text("theirs")
+        (folder / "blob").symlink_to("../../../models--owner--other/blobs/hash")
+        (plain / "blob").symlink_to("../../blobs/hash")
+        for place in (folder, plain):
+            assert "outside its folder" in self.refused(place, "blob")
+
+    def test_what_is_no_regular_file_is_refused(self, folder):
+        os.mkfifo(folder / "fifo")
+        (folder / "loop").symlink_to("loop")
+        (folder / "broken").symlink_to("nothing")
+        for name in ("inner", "fifo", "loop", "broken"):
+            path = folder / name
+            expected = f"{path} is a folder, a device or a broken link; replace it by a regular file"
+            assert self.refused(folder, name) == expected
 
 
 @pytest.mark.parametrize(

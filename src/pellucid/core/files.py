@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from pellucid.core.errors import CorruptionError, ResourceError
+from pellucid.core.errors import CorruptionError, ModelError, ResourceError
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"  # the ending of what is still being written; nobody reads it
@@ -88,12 +88,36 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; damage is a `CorruptionError` that names the file."""
+def read_json(path: Path, *, limit: int = 64_000_000) -> Any:
+    """Read a JSON file of at most `limit` bytes; damage is a `CorruptionError` that names the file."""
+    if (size := path.stat().st_size) > limit:
+        raise CorruptionError(
+            f"{path} has {format_bytes(size)}, but JSON is read up to {format_bytes(limit)}; restore the file"
+        )
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number of 5,000 digits, or nested too deep
         raise CorruptionError(f"{path} is not valid JSON ({error}); restore it, or delete the folder it is in") from None
+
+
+def own_file(folder: Path, name: str) -> Path | None:
+    """The path of a file that belongs to a model folder; None if there is none of that name.
+
+    A name or a link that leads out of the folder is refused, unless the link leads to the blobs of the Hugging Face cache
+    that the folder lies in (models--OWNER--NAME/snapshots/REVISION/file -> ../../blobs/HASH).
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ModelError(f"{folder}: the file name {name!r} leads out of the folder; name a file inside it")
+    path = folder / name
+    if not os.path.lexists(path):
+        return None
+    home, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    caches = (p.parent for p in home.parents if p.name == "snapshots" and p.parent.name.startswith("models--"))
+    if not any(real.is_relative_to(allowed) for allowed in (home, *(cache / "blobs" for cache in caches))):
+        raise ModelError(f"{path} is a link to {real}, outside its folder; replace it by a copy of the file")
+    if not path.is_file():
+        raise ModelError(f"{path} is a folder, a device or a broken link; replace it by a regular file")
+    return path
 
 
 @contextmanager
