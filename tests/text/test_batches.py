@@ -1,6 +1,7 @@
 """Batches: pure functions of a number, and no token is missed or met twice."""
 
 import zlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pellucid.core.errors import ConfigError, CorpusError
-from pellucid.text.batches import IGNORED, Batches, document_numbers, sequential
+from pellucid.text.batches import IGNORED, Batches, Lanes, document_numbers, sequential
 from pellucid.text.view import SECTIONS, TokenView
 
 
@@ -151,3 +152,42 @@ def test_sizes_that_make_no_sense_are_one_clear_sentence(options, said):
         sequential(view_of([6]), context=1, batch_size=1, limit=0)
     with pytest.raises(IndexError, match="batch -1 does not exist; numbers begin at 0"):
         Batches(view_of([6]), context=1, batch_size=1, seed=0)[-1]
+
+
+@given(streams, st.integers(1, 50), st.integers(1, 9), st.integers(0, 2))
+@settings(max_examples=200)
+def test_lanes_are_contiguous_shares_that_hold_every_token_once(lengths, context, batch_size, epoch):
+    view = view_of(lengths)
+    lanes = Lanes(view, context=min(context, view.tokens), batch_size=batch_size)
+    numbers = range(epoch * lanes.batches_per_epoch, (epoch + 1) * lanes.batches_per_epoch)
+    batches = [lanes[number] for number in numbers]
+    shares = np.hstack([batch.targets for batch in batches])  # row by row, each as one text
+    assert shares[shares != IGNORED].tolist() == view.read(0, view.tokens).tolist()
+    assert [lanes.continues(number) for number in numbers] == [False] + [True] * (len(numbers) - 1)
+    for before, after in pairwise(batches):
+        goes_on = after.targets[:, 0] != IGNORED
+        assert (after.ids[goes_on, 0] == before.targets[goes_on, -1]).all()
+    windows = (shares[:, :: lanes.context] != IGNORED).sum(axis=1)
+    assert windows.max() - windows.min() <= 1  # shares are even
+    assert all((batch.targets != IGNORED).any() for batch in batches)
+
+
+@given(st.integers(0, 30), st.integers(0, 5), st.integers(0, 5))
+def test_a_batch_of_lanes_depends_on_nothing_but_its_number(number, start, count):
+    lanes = Lanes(view_of([30, 7, 51, 3, 80]), context=8, batch_size=5, documents=True)
+    whole, part = lanes[number].rows(slice(start, start + count)), lanes.rows(number, slice(start, start + count))
+    again = lanes[number + lanes.batches_per_epoch].rows(slice(start, start + count))  # every epoch is in the same order
+    for name in ("ids", "targets", "documents"):
+        assert np.array_equal(getattr(whole, name), getattr(part, name))
+        assert np.array_equal(getattr(whole, name), getattr(again, name))
+
+
+def test_a_share_that_has_ended_is_ignored():
+    lanes = Lanes(view_of([12]), context=3, batch_size=2)  # 5 windows in 2 lanes
+    assert [lanes[number].targets.tolist() for number in range(3)] == [
+        [[1, 2, 3], [7, 8, 9]],
+        [[4, 5, 6], [10, 11, 12]],
+        [[IGNORED] * 3, [0, IGNORED, IGNORED]],
+    ]
+    assert lanes[0].ids.tolist() == [[0, 1, 2], [6, 7, 8]]
+    assert not Batches(view_of([12]), context=3, batch_size=2, seed=0).continues(1)
