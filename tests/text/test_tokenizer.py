@@ -155,7 +155,11 @@ def test_a_number_that_is_no_token_is_named(bpe):
 
 def test_a_file_that_is_missing_or_no_tokenizer_is_named(tmp_path):
     assert message(Tokenizer.load, tmp_path) == (
-        f"{tmp_path / 'tokenizer.json'} does not exist; name a tokenizer.json or a folder that has one"
+        f"{tmp_path} has no tokenizer (tokenizer.json, vocab.json with merges.txt, encoder.json with vocab.bpe or vocab.txt); "
+        "name a folder that has one"
+    )
+    assert message(Tokenizer.load, tmp_path / "none.json") == (
+        f"{tmp_path / 'none.json'} does not exist; name a tokenizer.json or a folder that has one"
     )
     (tmp_path / "tokenizer.json").write_text("{}")
     assert message(Tokenizer.load, tmp_path).startswith(

@@ -6,9 +6,9 @@ import hashlib
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, cached_property
-from itertools import islice
+from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,23 +16,32 @@ import numpy as np
 import numpy.typing as npt
 
 from pellucid.core.errors import TokenizerError
-from pellucid.core.files import read_json, write_json, write_text
+from pellucid.core.files import write_json, write_text
 from pellucid.core.progress import Progress, Silent
-from pellucid.text import vocabulary
+from pellucid.text import folders, vocabulary
+from pellucid.text.byte_pairs import frame
 from pellucid.text.characters import CharacterTable, check_whole, is_characters
 from pellucid.text.corpus import Document
+from pellucid.text.folders import GENERAL_CLASS, token_name
 from pellucid.text.sections import sections
 from pellucid.text.streaming import ByteStream, TextStream, WindowStream
 from pellucid.text.vocabulary import END_OF_TEXT, SPECIAL
+from pellucid.text.words import begins_word
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 # Learning from 30 MB compresses English 0.1 % better at 8,192 tokens, 0.4 % at 32,000; Chinese takes 0.1 GB of memory per MB.
 SAMPLE_BYTES = 10_000_000
-ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")  # names of the end of a text, where no file says which
-CONFIG = {
-    "tokenizer_class": "PreTrainedTokenizerFast",  # the one that takes tokenizer.json as it is
+# Names of special tokens, where no file says which they are.
+ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
+BEGINNINGS = ("<s>", "[CLS]", "<bos>", "<|begin_of_text|>")
+MASKS = ("[MASK]", "<mask>", "<|mask|>")
+PADS = ("[PAD]", "<pad>", "<|pad|>")
+TRIAL = "A trial: é, 1 天 😀"  # what crashes the library crashes it here
+SENTINEL = "<extra_id_{}>"  # what stands for a hole in a text, and before what fills it (Raffel et al., 2020)
+CONFIG: dict[str, Any] = {
+    "tokenizer_class": GENERAL_CLASS,
     "eos_token": END_OF_TEXT,
     "pad_token": END_OF_TEXT,
     "additional_special_tokens": list(SPECIAL[1:]),
@@ -53,7 +62,7 @@ class Tokenizer:
         backend.no_truncation()  # nothing is cut in silence
         backend.no_padding()
         self.backend, self.config = backend, config
-        self.end_of_text = self._find_end_of_text()
+        self.end_of_text = self._find(("eos_token",), ENDS)
 
     @classmethod
     def train_bpe(
@@ -62,33 +71,44 @@ class Tokenizer:
         vocab_size: int,
         *,
         sample_bytes: int = SAMPLE_BYTES,
+        extra: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> Tokenizer:
         """Learn byte-level byte-pair encoding, which encodes every text without loss.
 
         A corpus larger than `sample_bytes` is read whole, but learned from a sample: the sections with the smallest hashes.
-        Raises `TokenizerError` if `vocab_size` is below 259 or larger than the corpus supports.
+        `extra` names more special tokens, with the ids 3, 4, ...: "[MASK]" for masked language modelling, "<extra_id_0>",
+        "<extra_id_1>", ... for span corruption. Raises `TokenizerError` if `vocab_size` is too small for the bytes (259 with
+        no extra) or larger than the corpus supports.
         """
-        return cls(vocabulary.train_bpe(_texts(corpus, progress), vocab_size, sample_bytes), dict(CONFIG))
+        special = _special(extra)
+        return _trained(vocabulary.train_bpe(_texts(corpus, progress), vocab_size, sample_bytes, special), extra)
 
     @classmethod
-    def train_chars(cls, corpus: Iterable[Document | str], *, progress: Progress | None = None) -> Tokenizer:
-        """Make one token of every distinct character in the corpus, all of which is read. Others cannot be encoded later."""
-        return cls(vocabulary.train_chars(_texts(corpus, progress)), dict(CONFIG))
+    def train_chars(
+        cls, corpus: Iterable[Document | str], *, extra: Sequence[str] = (), progress: Progress | None = None
+    ) -> Tokenizer:
+        """Make one token of every distinct character in the corpus, all of which is read. Others cannot be encoded later.
+
+        `extra` names more special tokens, as for `train_bpe`.
+        """
+        return _trained(vocabulary.train_chars(_texts(corpus, progress), _special(extra)), extra)
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Read a `tokenizer.json`, or a folder that has one, with what lies beside it. Raises `TokenizerError`."""
-        from tokenizers import Tokenizer as Backend
+        """Read a `tokenizer.json`, or a folder that has one or GPT-2's, RoBERTa's or BERT's own files, with what lies beside.
 
-        file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
-        if not file.is_file():
-            raise TokenizerError(f"{file} does not exist; name a tokenizer.json or a folder that has one")
+        Raises `TokenizerError`, and `CorruptionError` for a damaged file beside it.
+        """
+        tokenizer = cls(*folders.read(Path(path)))
         try:
-            backend = Backend.from_file(str(file))
-        except Exception as error:  # the library raises nothing narrower
-            raise TokenizerError(f"{file} is not a tokenizer that the tokenizers library can read ({error})") from None
-        return cls(backend, _config_beside(file))
+            with suppress(TokenizerError):  # a text that it refuses is no crash
+                tokenizer.encode(TRIAL, special=True, framed=True)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # what the library raises when it crashes; no module exports it
+                raise
+            raise TokenizerError(f"{path} is damaged: the tokenizers library crashes with it ({error}); get it anew") from None
+        return tokenizer
 
     def save(self, folder: str | Path, *, context_length: int | None = None) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, which transformers' `AutoTokenizer` opens.
@@ -126,23 +146,35 @@ class Tokenizer:
         template = self.config.get("chat_template")
         return template if isinstance(template, str) else None
 
-    def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """The tokens of a text, nothing added. With `special`, the names of special tokens in it become those tokens.
+    def encode(self, text: str, *, special: bool = False, framed: bool = False) -> list[int]:
+        """The tokens of a text. With `special`, the names of special tokens in it become those tokens.
 
+        `framed` adds what the model expects around a text, as transformers does by default: [CLS] and [SEP], or a beginning.
         Raises `TokenizerError` for half a character, and by characters for one that the training text did not have.
         """
         if self._table is not None:
-            return self._encode_characters(text, special)
-        with _whole_characters([text]):
-            return (self.backend if special else self._plain).encode(text, add_special_tokens=False).ids
+            before, after = self.frame if framed else ([], [])
+            return [*before, *self._encode_characters(text, special), *after]
+        with _refusals([text]):
+            return (self.backend if special else self._plain).encode(text, add_special_tokens=framed).ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[npt.NDArray[np.uint32]]:
-        """The tokens of many texts, on all cores; special tokens are plain text."""
+    def encode_batch(self, texts: Sequence[str], *, framed: bool = False) -> list[npt.NDArray[np.uint32]]:
+        """The tokens of many texts, on all cores; special tokens in them are plain text."""
         if self._table is not None:
-            return [self._table.encode(text).astype(np.uint32) for text in texts]
-        with _whole_characters(texts):
-            encodings = self._plain.encode_batch_fast(list(texts), add_special_tokens=False)
+            tokens = [self._table.encode(text).astype(np.uint32) for text in texts]
+            before, after = (np.array(ids, dtype=np.uint32) for ids in self.frame)
+            return [np.concatenate([before, ids, after]) for ids in tokens] if framed else tokens
+        with _refusals(texts):
+            encodings = self._plain.encode_batch_fast(list(texts), add_special_tokens=framed)
         return [np.frombuffer(array("I", encoding.ids), dtype=np.uint32) for encoding in encodings]
+
+    @cached_property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The tokens that `framed` puts before a text, and those after it."""
+        text = "a" if self._table is None else chr(int((self._table.ids >= 0).argmax()))
+        encoding = self._plain.encode(text)
+        inside = [at for at, sequence in enumerate(encoding.sequence_ids) if sequence is not None]
+        return encoding.ids[: inside[0]], encoding.ids[inside[-1] + 1 :]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]], *, special: bool = False) -> str:
         """The text of tokens, special ones left out unless `special`. Raises `TokenizerError` for a number that is no token."""
@@ -189,6 +221,41 @@ class Tokenizer:
         """The tokens that are no text."""
         return frozenset(id for id, token in self.backend.get_added_tokens_decoder().items() if token.special)
 
+    @property
+    def mask(self) -> int | None:
+        """The token that stands for a hidden one, where a model was trained to find it."""
+        return self._find(("mask_token",), MASKS)
+
+    @property
+    def pad(self) -> int | None:
+        """The token that fills up shorter texts of a batch."""
+        return self._find(("pad_token",), PADS)
+
+    @property
+    def beginning(self) -> int | None:
+        """The token before a text."""
+        return self._find(("bos_token", "cls_token"), BEGINNINGS)
+
+    @cached_property
+    def sentinels(self) -> list[int]:
+        """The tokens <extra_id_0>, <extra_id_1>, ... that stand for holes, as many as there are."""
+        found = map(self.backend.token_to_id, map(SENTINEL.format, count()))
+        return [id for id in takewhile(lambda id: id is not None, found) if id is not None]
+
+    def word_starts(self) -> npt.NDArray[np.bool_]:
+        """Whether each token begins a word; the others go on with one.
+
+        WordPiece marks what goes on ("##ing"). Of other tokens, those do whose first character is a letter, a digit or an
+        accent: a space, a line end and a punctuation mark begin a word, and so does every Chinese or Japanese character,
+        whose words nothing shows. A special token is a word.
+        """
+        starts = np.ones(self.vocab_size, dtype=np.bool_)
+        prefix = getattr(self.backend.model, "continuing_subword_prefix", None) if self.kind == "wordpiece" else None
+        for token, id in self.backend.get_vocab(with_added_tokens=False).items():
+            starts[id] = not token.startswith(prefix) if prefix else begins_word(self.token_bytes(id))
+        starts[list(self.special_ids)] = True
+        return starts
+
     @cached_property
     def _plain(self) -> Backend:
         """A copy for which special tokens are plain text: a setting of the whole object, which threads could not share."""
@@ -216,39 +283,42 @@ class Tokenizer:
         pieces = re.split(f"({'|'.join(map(re.escape, names))})", text)
         return [id for piece in pieces for id in ([names[piece]] if piece in names else self._table.encode(piece).tolist())]
 
-    def _find_end_of_text(self) -> int | None:
-        declared = self.config.get("eos_token")
-        if isinstance(declared, dict):
-            declared = declared.get("content")
-        for name in ENDS if declared is None else (declared,):
-            if (id := self.backend.token_to_id(name)) is not None:
-                return id
-        return None
+    def _find(self, keys: Sequence[str], names: Sequence[str]) -> int | None:
+        """The special token that the config declares under one of the keys; if it declares none, the first one so named."""
+        declared = [name for key in keys if (name := token_name(self.config, key)) is not None]
+        ids = map(self.backend.token_to_id, declared or names)
+        return next((id for id in ids if id is not None), None)
 
 
-def _config_beside(file: Path) -> dict[str, Any]:
-    """What the files beside a `tokenizer.json` say, as one `tokenizer_config.json`; without any, what suits every tokenizer."""
-    config: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (beside := file.with_name(name)).is_file():
-            config.update(read_json(beside))
-    if (template := file.with_name("chat_template.jinja")).is_file():
-        config["chat_template"] = template.read_text(encoding="utf-8")
-    config.setdefault("tokenizer_class", CONFIG["tokenizer_class"])
-    config.setdefault("clean_up_tokenization_spaces", False)
-    config.pop("auto_map", None)  # it names code to run, and we pass on no code
-    return config
+def _special(extra: Sequence[str]) -> tuple[str, ...]:
+    special = (*SPECIAL, *extra)
+    for name in extra:
+        if len(name) < 2 or special.count(name) > 1:
+            raise TokenizerError(f"the extra token {name!r} is a single character or there already; name it otherwise")
+    return special
+
+
+def _trained(backend: Backend, extra: Sequence[str]) -> Tokenizer:
+    """With what objectives other than the next token need: the frame of a text that has holes, and the names of its tokens."""
+    config = CONFIG | {"additional_special_tokens": [name for name in (*SPECIAL[1:], *extra) if name != MASKS[0]]}
+    end = [SPECIAL.index(END_OF_TEXT)]
+    if MASKS[0] in extra:
+        config |= {"mask_token": MASKS[0], "cls_token": END_OF_TEXT, "sep_token": END_OF_TEXT}
+        frame(backend, end, end)
+    elif SENTINEL.format(0) in extra:
+        frame(backend, [], end)
+    return Tokenizer(backend, config)
 
 
 @contextmanager
-def _whole_characters(texts: Sequence[str]) -> Iterator[None]:
-    """Turn the library's refusal of a text with half a character, which it calls no text at all, into a `TokenizerError`."""
+def _refusals(texts: Sequence[str]) -> Iterator[None]:
+    """Turn the library's refusal of a text into a `TokenizerError`: one with half a character, or one it has no token for."""
     try:
         yield
-    except TypeError:
+    except Exception as error:  # the library raises nothing narrower
         for text in texts:
             check_whole(text)
-        raise
+        raise TokenizerError(f"this tokenizer cannot encode the text ({error}); use one that can") from None
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,17 +29,17 @@ BYTES = 256
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, sample_bytes: int) -> Backend:
-    """Learn `vocab_size` tokens (special ones and the 256 bytes included) from a sample of at most `sample_bytes`.
+def train_bpe(texts: Iterable[str], vocab_size: int, sample_bytes: int, special: Sequence[str] = SPECIAL) -> Backend:
+    """Learn `vocab_size` tokens (`special` and the 256 bytes included) from a sample of at most `sample_bytes`.
 
     Raises `TokenizerError` if `vocab_size` is too small for the bytes, or larger than the text supports.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    smallest = BYTES + len(SPECIAL)
+    smallest = BYTES + len(special)
     if vocab_size < smallest:
         raise TokenizerError(
-            f"a vocabulary of {vocab_size} is too small for byte-level tokens: the {BYTES} bytes and {len(SPECIAL)} special "
+            f"a vocabulary of {vocab_size} is too small for byte-level tokens: the {BYTES} bytes and {len(special)} special "
             f"tokens make {smallest}; pass --vocab-size {smallest} or more, or --tokenizer chars"
         )
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -49,7 +49,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, sample_bytes: int) -> Backe
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,  # a pair met once teaches nothing
-        special_tokens=list(SPECIAL),
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -66,18 +66,18 @@ def train_bpe(texts: Iterable[str], vocab_size: int, sample_bytes: int) -> Backe
     return backend
 
 
-def train_chars(texts: Iterable[str]) -> Backend:
+def train_chars(texts: Iterable[str], special: Sequence[str] = SPECIAL) -> Backend:
     """One token for every distinct character of the texts, in the order of their code points after the special tokens."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
     met = np.zeros(0x110000, dtype=bool)
     for text in texts:
         met[code_points(text)] = True
-    vocabulary = [*SPECIAL, *map(chr, np.flatnonzero(met).tolist())]
+    vocabulary = [*special, *map(chr, np.flatnonzero(met).tolist())]
     backend = Tokenizer(models.WordLevel({token: id for id, token in enumerate(vocabulary)}))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(EVERY_CHARACTER), "isolated")
     backend.decoder = decoders.Fuse()
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return backend
 
 

@@ -1,0 +1,192 @@
+"""Tokenizers in folders: `tokenizer.json`, and the files of GPT-2, RoBERTa and BERT from before there was one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pellucid.core.errors import CorruptionError, TokenizerError
+from pellucid.core.files import format_bytes, read_json
+from pellucid.text.byte_pairs import LARGEST_ID, add_tokens, byte_level, check_vocabulary, frame, parse_merges
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+LARGEST_FILE = 256_000_000  # bytes; the largest tokenizer.json in use has 40 MB
+GENERAL_CLASS = "PreTrainedTokenizerFast"  # the class of transformers that takes a tokenizer.json as it is
+BYTE_LEVEL_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+BYTE_LEVEL_CLASSES = {"GPT2Tokenizer", "RobertaTokenizer", GENERAL_CLASS, "BartTokenizer", "LongformerTokenizer"}
+WORDPIECE_CLASSES = {"BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer", GENERAL_CLASS}
+SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+GPT2 = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+ROBERTA = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>", "mask_token": "<mask>"}
+BERT = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]"}
+CONVERT = "run transformers' AutoTokenizer.from_pretrained(folder).save_pretrained(folder), which writes tokenizer.json"
+
+
+def read(path: Path) -> tuple[Backend, dict[str, Any]]:
+    """The tokenizer in a file or folder and what its `tokenizer_config.json` says. Raises `TokenizerError`."""
+    if not path.is_dir():
+        if not path.is_file():
+            raise TokenizerError(f"{path} does not exist; name a tokenizer.json or a folder that has one")
+        return read_fast(_sized(path)), read_config(path.parent)
+    if file := own(path, "tokenizer.json"):
+        return read_fast(file), read_config(path)
+    for vocabulary, merges in BYTE_LEVEL_FILES:
+        if (first := own(path, vocabulary)) and (second := own(path, merges)):
+            return _read_byte_level(first, second, read_config(path))
+    if file := own(path, "vocab.txt"):
+        return _read_wordpiece(file, read_config(path))
+    if found := next((name for name in SENTENCEPIECE_FILES if (path / name).is_file()), None):
+        raise TokenizerError(f"{path / found} is a sentencepiece model, which we do not read; {CONVERT}")
+    looked = ["tokenizer.json", *(" with ".join(files) for files in BYTE_LEVEL_FILES), "vocab.txt"]
+    raise TokenizerError(f"{path} has no tokenizer ({', '.join(looked[:-1])} or {looked[-1]}); name a folder that has one")
+
+
+def read_fast(file: Path) -> Backend:
+    """A `tokenizer.json`. Raises `TokenizerError` for all that would crash later."""
+    from tokenizers import Tokenizer, models, processors
+
+    try:
+        backend = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises nothing narrower
+        raise TokenizerError(f"{file} is not a tokenizer that the tokenizers library can read ({error})") from None
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    if (largest := max(vocabulary.values(), default=0)) > LARGEST_ID:
+        raise TokenizerError(f"{file} has a token with the id {largest}, more than {LARGEST_ID}; get the file anew")
+    if isinstance(backend.model, models.WordPiece) and backend.model.unk_token not in vocabulary:
+        raise TokenizerError(f"{file}: the token for unknown words, {backend.model.unk_token!r}, is missing; get the file anew")
+    if isinstance(backend.post_processor, processors.TemplateProcessing):
+        template = json.loads(backend.post_processor.__getstate__())
+        wanted = {piece["SpecialToken"]["id"] for piece in template["single"] + template["pair"] if "SpecialToken" in piece}
+        if unknown := wanted - template["special_tokens"].keys():
+            raise TokenizerError(f"{file}: the template around a text needs {min(unknown)!r}, which is missing; get it anew")
+    return backend
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What the files beside a tokenizer say, as one `tokenizer_config.json`; without any, what suits every tokenizer."""
+    config: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if file := own(folder, name):
+            config.update(_read_object(file))
+    if file := own(folder, "chat_template.jinja"):
+        config["chat_template"] = _read_text(file)
+    config.setdefault("tokenizer_class", GENERAL_CLASS)
+    config.setdefault("clean_up_tokenization_spaces", False)
+    config.pop("auto_map", None)  # it names code to run, and we pass on no code
+    return config
+
+
+def own(folder: Path, name: str) -> Path | None:
+    """A file of a folder, if it is there. Raises `TokenizerError` for a link out of the folder, and for one of absurd size."""
+    file = folder / name
+    if not file.is_file():
+        return None
+    if not inside(file, folder):
+        raise TokenizerError(f"{file} is a link to {file.resolve()}, outside its folder; copy the file there if you trust it")
+    return _sized(file)
+
+
+def inside(path: Path, folder: Path) -> bool:
+    """Whether a path stays in a folder when links are followed, or leads to the blobs of the Hugging Face cache it is in."""
+    target, home = path.resolve(), folder.resolve()
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
+    return target.is_relative_to(home) or target.parent == blobs
+
+
+def token_name(config: Mapping[str, Any], key: str) -> str | None:
+    """The name of a special token: files write it as a string, or as an object with more about it."""
+    value = config.get(key)
+    name = value.get("content") if isinstance(value, dict) else value
+    return name if isinstance(name, str) else None
+
+
+def _read_byte_level(first: Path, second: Path, config: dict[str, Any]) -> tuple[Backend, dict[str, Any]]:
+    from tokenizers import processors
+
+    _check_class(first, config, BYTE_LEVEL_CLASSES)
+    vocabulary = _read_object(first)
+    merges = parse_merges(line for line in _read_text(second).split("\n") if line and not line.startswith("#version"))
+    prefix_space = config.get("add_prefix_space") is True
+    backend = byte_level(vocabulary, merges, "gpt-2", prefix_space=prefix_space, where=str(first))
+    if not vocabulary.keys() >= set(ROBERTA.values()):
+        return backend, _with_special(backend, config, GPT2, first)
+    begin, end = ((name, vocabulary[name]) for name in (ROBERTA["bos_token"], ROBERTA["eos_token"]))
+    backend.post_processor = processors.RobertaProcessing(end, begin, trim_offsets=True, add_prefix_space=prefix_space)
+    return backend, _with_special(backend, config, ROBERTA, first)
+
+
+def _read_wordpiece(file: Path, config: dict[str, Any]) -> tuple[Backend, dict[str, Any]]:
+    """BERT (Devlin et al., 2019). Where no file says so, text is lower-cased if no token but a marker has a capital letter."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    _check_class(file, config, WORDPIECE_CLASSES)
+    tokens = _read_text(file).removesuffix("\n").split("\n")
+    vocabulary = {token: id for id, token in enumerate(tokens)}
+    check_vocabulary(vocabulary, str(file))
+    names = {key: token_name(config, key) or name for key, name in BERT.items()}
+    for name in (names["unk_token"], names["cls_token"], names["sep_token"]):
+        if name not in vocabulary:
+            raise TokenizerError(f"{file} has no token {name}, so it is not BERT's; {CONVERT}")
+    lower, chinese, accents = (config.get(key) for key in ("do_lower_case", "tokenize_chinese_chars", "strip_accents"))
+    if not isinstance(lower, bool):
+        lower = not any(re.search("[A-Z]", token) for token in tokens if not re.fullmatch(r"\[.*\]|<.*>", token))
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token=names["unk_token"]))
+    backend.normalizer = normalizers.BertNormalizer(
+        handle_chinese_chars=chinese is not False, strip_accents=accents if isinstance(accents, bool) else None, lowercase=lower
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    frame(backend, [vocabulary[names["cls_token"]]], [vocabulary[names["sep_token"]]])
+    return backend, _with_special(backend, config, BERT, file)
+
+
+def _check_class(file: Path, config: dict[str, Any], known: set[str]) -> None:
+    name = str(config["tokenizer_class"])
+    if name.removesuffix("Fast") not in known and name not in known:
+        raise TokenizerError(f"{file} is for the class {name:.80}, which reads it in a way of its own; {CONVERT}")
+
+
+def _with_special(backend: Backend, config: dict[str, Any], defaults: dict[str, str], file: Path) -> dict[str, Any]:
+    """Mark the special tokens and add those that were added later; return the config that names them."""
+    from tokenizers import AddedToken
+
+    declared = {key: token_name(config, key) or name for key, name in defaults.items()}
+    names = {key: name for key, name in declared.items() if backend.token_to_id(name) is not None}
+    add_tokens(backend, names.values())
+    later = config.get("added_tokens_decoder")
+    for id, token in sorted(later.items(), key=lambda item: item[0].zfill(9)) if isinstance(later, dict) else ():
+        name = token.get("content") if isinstance(token, dict) else None
+        if isinstance(name, str):
+            flags = {key: token.get(key) is True for key in ("special", "normalized", "single_word", "lstrip", "rstrip")}
+            backend.add_tokens([AddedToken(name, **flags)])
+        if not isinstance(name, str) or str(backend.token_to_id(name)) != id:
+            raise TokenizerError(f"{file}: token {id:.20} of tokenizer_config.json ({name!r:.80}) is not the next")
+    return config | names | {"tokenizer_class": GENERAL_CLASS}
+
+
+def _sized(file: Path) -> Path:
+    if (size := file.stat().st_size) > LARGEST_FILE:
+        raise TokenizerError(f"{file} has {format_bytes(size)}, more than {format_bytes(LARGEST_FILE)}; name a tokenizer's")
+    return file
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptionError(f"{file}: byte {error.start} is not UTF-8; get the file anew") from None
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        value = read_json(file)
+    except RecursionError:
+        raise CorruptionError(f"{file} is nested too deep for any file of a tokenizer; get it anew") from None
+    if not isinstance(value, dict):
+        raise CorruptionError(f"{file} holds {type(value).__name__}, not an object with names; get it anew")
+    return value
