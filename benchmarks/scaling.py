@@ -23,15 +23,15 @@ def measure(size: str, context: int, steps: int) -> dict[str, float]:
 
     from pellucid.core.device import choose
     from pellucid.core.machine import peak_memory
-    from pellucid.network.transformer import build
+    from pellucid.network.build import build, parameters
     from pellucid.text.batches import Batch
     from pellucid.training.memory import estimate
-    from pellucid.training.objectives import CausalLM
+    from pellucid.training.objectives import TokenPrediction
     from pellucid.training.optimizers import Optimizers
     from pellucid.training.preparation import dimensions
     from pellucid.training.recipe import Model, Optimizer
 
-    compute, objective = choose(), CausalLM()
+    compute, objective = choose(), TokenPrediction()
     config = dimensions(Model(size=size, context_length=context), VOCABULARY)
     network = build(config, seed=0).train()
     network.compute_dtype = compute.dtype
@@ -52,7 +52,7 @@ def measure(size: str, context: int, steps: int) -> dict[str, float]:
     seconds = time.perf_counter() - begun
     foreseen = estimate(config, micro_batch=rows, context=context, compute=compute, optimizer="muon", recompute=False)
     return {
-        "parameters": config.parameters,
+        "parameters": parameters(config),
         "context": context,
         "tokens_per_second": steps * rows * context / seconds,
         "peak_bytes": peak_memory(),

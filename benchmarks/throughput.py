@@ -23,11 +23,12 @@ import torch
 from reference import PlainGPT, PlainTrainer
 
 from pellucid.core.device import choose, matmul_rate
+from pellucid.network.build import build, parameters
 from pellucid.network.config import ModelConfig
-from pellucid.network.transformer import build
+from pellucid.network.families import FAMILIES
 from pellucid.text.batches import Batch
 from pellucid.training.loop import pieces
-from pellucid.training.objectives import CausalLM
+from pellucid.training.objectives import TokenPrediction
 from pellucid.training.optimizers import Optimizers
 from pellucid.training.recipe import Optimizer
 
@@ -77,7 +78,7 @@ def plain_step(ids: np.ndarray, vocab: int, fused: bool) -> Callable[[], object]
 
 
 def our_step(ids: np.ndarray, config: ModelConfig, micro: int, optimizer: str, compiled: bool) -> Callable[[], object]:
-    compute, objective = choose(), CausalLM()
+    compute, objective = choose(), TokenPrediction()
     network = build(config, seed=0).train()
     network.compute_dtype = compute.dtype
     if compiled:
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--micro-batch", type=int, default=16, help="sequences per forward pass of ours")
     parser.add_argument("--compile", choices=["on", "off"], default="on", help="measure our step compiled too")
     options = parser.parse_args()
-    config = ModelConfig(
+    config = FAMILIES["qwen3"].new(
         vocab_size=options.vocab_size,
         context_length=CONTEXT,
         d_model=384,
@@ -139,7 +140,7 @@ def main() -> None:
         contender.process.join()
     tokens = {name: median(values) for name, values in speeds.items()}
     # the usual count, 6 N + 12 L T d with attention in full, as the share of others is counted (Chowdhery et al., 2022)
-    flops = 6 * config.parameters + 12 * config.layers * CONTEXT * config.d_model
+    flops = 6 * parameters(config) + 12 * config.layers * CONTEXT * config.d_model
     bf16, fp32 = (median(measured) for measured in rates.values())
     our_tokens = {name: value for name, value in tokens.items() if not name.startswith("reference")}
     result = {
@@ -150,7 +151,7 @@ def main() -> None:
         "bf16_flops_per_second": bf16,
         "fp32_flops_per_second": fp32,
         "tokens_per_second": tokens,
-        "parameters": config.parameters,
+        "parameters": parameters(config),
     }
     print(json.dumps(result))
 

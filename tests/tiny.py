@@ -13,8 +13,10 @@ import torch
 
 from pellucid.core.device import Compute
 from pellucid.core.progress import Silent
+from pellucid.network.build import build
 from pellucid.network.config import ModelConfig
-from pellucid.network.transformer import Transformer, build
+from pellucid.network.families import FAMILIES
+from pellucid.network.network import Network
 from pellucid.text.corpus import Corpus
 from pellucid.text.store import TokenStore
 from pellucid.text.tokenizer import Tokenizer
@@ -57,7 +59,9 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "training": {"batch_size": 4, "threads": 1, "precision": "fp32", "evaluate_windows": 8},
 }
 
-SMALL = ModelConfig(vocab_size=50, context_length=32, d_model=24, layers=2, heads=4, kv_heads=2, d_head=6, d_mlp=40, tied=False)
+SMALL = FAMILIES["qwen3"].new(
+    vocab_size=50, context_length=32, d_model=24, layers=2, heads=4, kv_heads=2, d_head=6, d_mlp=40, tied=False
+)
 
 
 def sections(**changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -102,10 +106,10 @@ def view(folder: Path, documents: Sequence[str] = DOCUMENTS) -> tuple[TokenView,
 def config(vocab_size: int, *, context_length: int = 16, **changes: Any) -> ModelConfig:
     """The dimensions of the tiny recipe."""
     shape: dict[str, Any] = {"d_model": 32, "layers": 1, "heads": 2, "kv_heads": 2, "d_head": 16, "d_mlp": 64}
-    return ModelConfig(vocab_size=vocab_size, context_length=context_length, **shape | changes)
+    return FAMILIES["qwen3"].new(vocab_size=vocab_size, context_length=context_length, **shape | changes)
 
 
-def randomised(config: ModelConfig = SMALL, seed: int = 0) -> Transformer:
+def randomised(config: ModelConfig = SMALL, seed: int = 0) -> Network:
     """A network whose every weight matters: a fresh one starts with zeros and ones."""
     network = build(config, seed=seed)
     generator = torch.Generator().manual_seed(seed)

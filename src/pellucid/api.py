@@ -23,8 +23,9 @@ from pellucid.generation.sampling import Sampling
 from pellucid.network.config import ModelConfig
 from pellucid.network.masks import Mask
 from pellucid.network.taps import Site, Taps
-from pellucid.network.transformer import Output, Transformer
-from pellucid.network.weights import CONFIG, WEIGHTS, load_network, save_network
+from pellucid.network.network import Network, Output
+from pellucid.network.sources import WEIGHTS
+from pellucid.network.weights import CONFIG, load_network, save_network
 from pellucid.text.corpus import Corpus
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.training import checkpoint
@@ -38,7 +39,7 @@ __all__ = ["Generation", "Model", "Run", "load", "pretrain"]
 class Model:
     """A network with its tokenizer."""
 
-    network: Transformer
+    network: Network
     tokenizer: Tokenizer
     path: Path | None = None
 
@@ -202,7 +203,7 @@ def pretrain(
     return Run(run.path)
 
 
-def sample(network: Transformer, tokenizer: Tokenizer, prompt: str) -> str:
+def sample(network: Network, tokenizer: Tokenizer, prompt: str) -> str:
     """A continuation for the samples of a training run: likely enough to read, with a fixed seed, so that samples compare."""
     network.eval()
     ids = tokenizer.encode(prompt)

@@ -253,9 +253,10 @@ def info(model: str, *, sites: bool = False, json: bool = False) -> None:
         print as JSON
     """
     from pellucid import api
+    from pellucid.network.build import parameters
 
     loaded = api.load(model)
-    facts: dict[str, Any] = {"path": str(loaded.path), "parameters": loaded.config.parameters} | asdict(loaded.config)
+    facts: dict[str, Any] = {"path": str(loaded.path), "parameters": parameters(loaded.config)} | asdict(loaded.config)
     facts |= {"tokenizer": loaded.tokenizer.kind, "end_of_text": loaded.tokenizer.end_of_text}
     if sites:
         facts["sites"] = [asdict(site) for site in loaded.sites()]

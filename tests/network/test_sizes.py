@@ -5,14 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pellucid.core.errors import ConfigError
-from pellucid.network.config import ModelConfig
+from pellucid.network.build import outline, parameters
+from pellucid.network.families import FAMILIES
 from pellucid.network.sizes import PRESETS, parse_count, parse_size
-from pellucid.network.transformer import build
 
 
 def config(text, vocab_size=8192, tied=True):
     size = parse_size(text, vocab_size, tied=tied)
-    return ModelConfig(
+    return FAMILIES["qwen3"].new(
         vocab_size=vocab_size,
         context_length=256,
         d_model=size.d_model,
@@ -32,20 +32,20 @@ def test_the_dial_gives_the_count_that_was_asked_for(exponent, vocab_size, tied)
     if vocab_size * (1 if tied else 2) * 64 > asked / 2:
         return  # mostly embedding: few shapes are possible
     made = config(str(int(asked)), vocab_size, tied)
-    assert made.parameters == pytest.approx(asked, rel=0.1)
+    assert parameters(made) == pytest.approx(asked, rel=0.1)
     assert made.d_head in (32, 64, 128)
     assert 10 <= made.d_model / made.layers <= 320
 
 
 @pytest.mark.parametrize(("name", "count"), [(name, value) for name, value in PRESETS.items() if isinstance(value, float)])
 def test_presets_are_as_large_as_they_say(name, count):
-    assert config(name).parameters == pytest.approx(count, rel=0.06)
+    assert parameters(config(name)) == pytest.approx(count, rel=0.06)
 
 
 def test_175b_has_gpt3s_dimensions_and_count():
     made = config("175b", vocab_size=50_257)
     assert (made.layers, made.d_model, made.heads, made.d_head) == (96, 12_288, 96, 128)
-    network = build(made, seed=0, device="meta")
+    network = outline(made)
     assert sum(weight.numel() for weight in network.parameters()) == pytest.approx(175e9, rel=0.01)
 
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pellucid.core.errors import CorruptionError, DivergenceError, PellucidError, RunError
 from pellucid.core.run import RunFolder
-from pellucid.network.transformer import build
+from pellucid.network.build import build
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.training import checkpoint
 from pellucid.training.checkpoint import Position

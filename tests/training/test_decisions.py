@@ -12,12 +12,12 @@ from pellucid.core.device import Compute
 from pellucid.core.errors import ConfigError, MissingExtraError, ResourceError
 from pellucid.core.progress import Silent
 from pellucid.network.sizes import parse_size
-from pellucid.network.transformer import build
+from pellucid.network.build import block_parameters, build, parameters
 from pellucid.text.batches import Batch
 from pellucid.training import decisions, job, memory
 from pellucid.training.decisions import cadence, decide, evaluation_steps, steps_in
 from pellucid.training.memory import choose_micro_batch, estimate
-from pellucid.training.objectives import CausalLM
+from pellucid.training.objectives import TokenPrediction
 
 CPU = Compute(device="cpu", precision="fp32", threads=1)
 
@@ -182,7 +182,7 @@ def kept(config, *, recompute):
     saved = Saved(network)
     ids = torch.randint(config.vocab_size, (2, config.context_length)).numpy()
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor):
-        CausalLM().loss(network, Batch(ids, ids))
+        TokenPrediction().loss(network, Batch(ids, ids))
     return saved.bytes
 
 
@@ -223,10 +223,10 @@ class TestRefusals:
     def test_checkpoints_larger_than_the_disk(self, tmp_path, monkeypatch):
         monkeypatch.setattr(memory, "disk_free", lambda folder: 100_000)
         message = self.message(tmp_path, training={"keep": 3})
-        parameters, blocks = tiny.config(52).parameters, tiny.config(52).block_parameters
-        checkpoint = 4 * (3 * parameters - blocks)
+        weights, blocks = parameters(tiny.config(52)), block_parameters(tiny.config(52))
+        checkpoint = 4 * (3 * weights - blocks)
         expected = (
-            f"the checkpoints need about {(5 * checkpoint + 4 * parameters) / 1000:.1f} kB of disk (3 kept, the best, one "
+            f"the checkpoints need about {(5 * checkpoint + 4 * weights) / 1000:.1f} kB of disk (3 kept, the best, one "
             f"being written, of {checkpoint / 1000:.1f} kB each), but 100.0 kB are free at {tmp_path / 'run'}; "
             "use a smaller --training.keep or --size"
         )

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from pellucid.core.errors import DivergenceError
 from pellucid.core.run import RunFolder
 from pellucid.training import checkpoint
-from pellucid.training.objectives import CausalLM
+from pellucid.training.objectives import TokenPrediction
 from pellucid.training.optimizers import Optimizers
 
 ADVICE = "start anew with lower learning rates (--optimizer.learning-rate, --optimizer.matrix-learning-rate)"
@@ -35,7 +35,7 @@ def sound(run):
 @pytest.fixture
 def broken_from(monkeypatch):
     """Make the loss of every batch from the given one on no number."""
-    loss = CausalLM.loss
+    loss = TokenPrediction.loss
 
     def begin(call):
         calls = iter(range(10**9))
@@ -45,10 +45,10 @@ def broken_from(monkeypatch):
             training = torch.is_grad_enabled()
             return value * math.nan if training and next(calls) >= call else value
 
-        monkeypatch.setattr(CausalLM, "loss", wrong)
+        monkeypatch.setattr(TokenPrediction, "loss", wrong)
 
     yield begin
-    monkeypatch.setattr(CausalLM, "loss", loss)
+    monkeypatch.setattr(TokenPrediction, "loss", loss)
 
 
 def test_the_last_good_checkpoint_is_kept_named_and_good_to_go_on_from(tmp_path, broken_from, monkeypatch):

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pellucid.text.batches import IGNORED, Batches
 from pellucid.training import objectives
-from pellucid.training.objectives import CausalLM, cross_entropy
+from pellucid.training.objectives import TokenPrediction, cross_entropy
 
 
 def tensors(tokens=40, d_model=8, vocab=30, seed=0):
@@ -122,7 +122,7 @@ def test_under_document_masks_packed_documents_cost_what_they_cost_alone(tmp_pat
             logits = network(torch.from_numpy(ids[None, start:stop])).logits[0]
             alone += F.cross_entropy(logits, torch.from_numpy(targets[start:stop]), reduction="sum").item()
     with torch.no_grad():
-        packed = float(CausalLM().loss(network, batch))
-        leaking = float(CausalLM().loss(network, Batches(view, context=64, batch_size=4, seed=0)[0]))
+        packed = float(TokenPrediction().loss(network, batch))
+        leaking = float(TokenPrediction().loss(network, Batches(view, context=64, batch_size=4, seed=0)[0]))
     assert packed == pytest.approx(alone, rel=1e-5)
     assert leaking != pytest.approx(alone, rel=1e-3)

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from pellucid.core.errors import DivergenceError
-from pellucid.network.transformer import build
+from pellucid.network.build import build
 from pellucid.text.batches import IGNORED, Batches
 from pellucid.training.loop import Step, TrainState
-from pellucid.training.objectives import CausalLM
+from pellucid.training.objectives import TokenPrediction
 from pellucid.training.optimizers import Optimizers
 from pellucid.training.recipe import Optimizer, Schedule
 
@@ -40,7 +40,7 @@ def learn(text, micro_batch, *, steps=1, documents=False, first=None, settings=N
     network = tiny.randomised(tiny.config(tokenizer.vocab_size)).train()
     optimizers = Recorder(network, settings or Optimizer())
     state = TrainState(network=network, optimizers=optimizers, step=padded(batches) if first is None else first)
-    step = Step(objective=CausalLM(), batches=batches, schedule=Schedule(), steps=10_000, micro_batch=micro_batch)
+    step = Step(objective=TokenPrediction(), batches=batches, schedule=Schedule(), steps=10_000, micro_batch=micro_batch)
     done = [step(state) for _ in range(steps)]
     return done, optimizers.gradients, dict(network.named_parameters()), batches
 
@@ -83,7 +83,7 @@ def test_three_steps_are_those_of_a_loop_written_by_hand_with_torchs_optimizers(
 
     network = tiny.randomised(config).train()
     state = TrainState(network=network, optimizers=Optimizers(network, settings))
-    step = Step(objective=CausalLM(), batches=batches, schedule=schedule, steps=steps, micro_batch=4)
+    step = Step(objective=TokenPrediction(), batches=batches, schedule=schedule, steps=steps, micro_batch=4)
     for _ in range(3):
         step(state)
 
@@ -122,7 +122,7 @@ def test_an_optimizers_state_survives_a_file_bit_for_bit(text, name, tmp_path):
 
     view, tokenizer = text
     step = Step(
-        objective=CausalLM(),
+        objective=TokenPrediction(),
         batches=Batches(view, context=16, batch_size=4, seed=5),
         schedule=Schedule(),
         steps=20,
@@ -170,7 +170,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing(text, bad):
 
 
 def test_a_loss_that_is_not_finite_is_an_error_that_names_the_step(text, monkeypatch):
-    monkeypatch.setattr(CausalLM, "loss", lambda self, network, batch: network.embedding.weight.sum() * math.nan)
+    monkeypatch.setattr(TokenPrediction, "loss", lambda self, network, batch: network.embedding.weight.sum() * math.nan)
     with pytest.raises(DivergenceError, match=r"^step 8: the loss is nan and the gradient's norm nan$"):
         learn(text, 2, first=7)
 

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pellucid.network.weights import save_network
-from pellucid.training.objectives import CausalLM
+from pellucid.training.objectives import TokenPrediction
 from pellucid.training.validation import Validation, validate
 
 CONTEXT = 24
@@ -31,7 +31,7 @@ def held_out(tmp_path_factory):
 def measure(held_out, *, windows=None, documents=False, batch_size=4):
     view, network, _ = held_out
     options = {"context": CONTEXT, "documents": documents, "batch_size": batch_size, "windows": windows}
-    return validate(network, CausalLM(), view, **options)
+    return validate(network, TokenPrediction(), view, **options)
 
 
 @torch.no_grad()

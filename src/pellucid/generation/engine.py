@@ -11,7 +11,7 @@ from torch import Tensor
 from pellucid.core.errors import ConfigError, ModelError
 from pellucid.generation.cache import Cache
 from pellucid.generation.sampling import Sampling, choose
-from pellucid.network.transformer import Transformer
+from pellucid.network.network import Network
 from pellucid.text.tokenizer import Tokenizer
 
 
@@ -78,7 +78,7 @@ class Row:
 
 
 def generate(
-    network: Transformer,
+    network: Network,
     tokenizer: Tokenizer,
     prompts: Sequence[str | Sequence[int]],
     *,
@@ -99,7 +99,7 @@ def generate(
 
 
 def stream(
-    network: Transformer,
+    network: Network,
     tokenizer: Tokenizer,
     prompt: str | Sequence[int],
     *,
@@ -124,7 +124,7 @@ def check_stop(stop: Sequence[str]) -> Sequence[str]:
     return stop
 
 
-def encode(network: Transformer, tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
+def encode(network: Network, tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
     """A prompt's ids; an empty prompt becomes an end of text, after which training has seen documents begin."""
     ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
     if not ids:
@@ -136,7 +136,7 @@ def encode(network: Transformer, tokenizer: Tokenizer, prompt: str | Sequence[in
     return ids
 
 
-def room(network: Transformer, rows: list[Row], max_tokens: int | None) -> list[int]:
+def room(network: Network, rows: list[Row], max_tokens: int | None) -> list[int]:
     """How many tokens each row may generate."""
     context = network.config.context_length
     if max_tokens is not None and max_tokens < 1:
@@ -157,7 +157,7 @@ def room(network: Transformer, rows: list[Row], max_tokens: int | None) -> list[
 
 
 @torch.inference_mode()
-def run(network: Transformer, rows: list[Row], max_tokens: int | None, sampling: Sampling, cache: bool) -> Iterator[None]:
+def run(network: Network, rows: list[Row], max_tokens: int | None, sampling: Sampling, cache: bool) -> Iterator[None]:
     """Advance all unfinished rows by one token, again and again; yields after each."""
     if not rows:
         return
@@ -180,7 +180,7 @@ def run(network: Transformer, rows: list[Row], max_tokens: int | None, sampling:
         yield
 
 
-def last_hidden(network: Transformer, rows: list[Row], inputs: list[list[int]], cache: Cache | None) -> Tensor:
+def last_hidden(network: Network, rows: list[Row], inputs: list[list[int]], cache: Cache | None) -> Tensor:
     """The hidden state from which each row's next token follows, [batch d_model]."""
     device = network.device
     if cache is None:

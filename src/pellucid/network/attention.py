@@ -1,16 +1,17 @@
 """Scaled dot-product attention over several heads (Vaswani et al., 2017), keys and values in groups (Ainslie et al., 2023)."""
 
-import math
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pellucid.network.config import ModelConfig
-from pellucid.network.layers import Linear, RMSNorm, Rotation, rotate
+from pellucid.network.layers import Linear, norm
 from pellucid.network.masks import Mask
+from pellucid.network.positions import Rotation, rotate
 from pellucid.network.taps import Edit, Taps, tap
 
 # On a CPU, batched products beat the fused kernel up to this length, above all in the backward pass: a tenth of a training step
@@ -29,52 +30,86 @@ class LayerCache(Protocol):
         """Store those of new positions; return all, slot by slot, as the mask counts them."""
 
 
+@dataclass
+class Memory:
+    """What a decoder attends to besides its own text: an encoder's output."""
+
+    hidden: Float[Tensor, "batch keys d_model"]
+    mask: Mask  # which of its positions are there
+    kept: dict[str, tuple[Tensor, Tensor]] | None = None  # each layer's keys and values, made once if there is a place for them
+
+    def rows(self, index: Int[Tensor, " rows"]) -> "Memory":
+        """Some rows, for some of the texts."""
+        allowed = None if self.mask.allowed is None else self.mask.allowed[index]
+        kept = self.kept and {site: (k[index], v[index]) for site, (k, v) in self.kept.items()}
+        return Memory(self.hidden[index], replace(self.mask, allowed=allowed), kept)
+
+
 class Attention(nn.Module):
     """Mixes positions: each head attends with softmax(q k^T / sqrt(d_head)) v."""
 
     def __init__(self, config: ModelConfig, site: str) -> None:
         super().__init__()
-        self.site, self.d_head = site, config.d_head
-        self.q = Linear(config.d_model, config.heads * config.d_head)
-        self.k = Linear(config.d_model, config.kv_heads * config.d_head)
-        self.v = Linear(config.d_model, config.kv_heads * config.d_head)
-        self.output = Linear(config.heads * config.d_head, config.d_model)
-        self.norm_q = RMSNorm(config.d_head, config.norm_eps)
-        self.norm_k = RMSNorm(config.d_head, config.norm_eps)
+        self.site, self.d_head, self.scale = site, config.d_head, config.d_head**-0.5 if config.scaled else 1.0
+        biased = config.attention_bias
+        self.q = Linear(config.d_model, config.heads * config.d_head, bias=biased)
+        self.k = Linear(config.d_model, config.kv_heads * config.d_head, bias=biased)
+        self.v = Linear(config.d_model, config.kv_heads * config.d_head, bias=biased)
+        self.output = Linear(config.heads * config.d_head, config.d_model, bias=config.output_bias)
+        self.norm_q = norm(config, config.d_head) if config.qk_norm else nn.Identity()
+        self.norm_k = norm(config, config.d_head) if config.qk_norm else nn.Identity()
 
     def forward(
         self,
         x: Float[Tensor, "batch seq d_model"],
         mask: Mask,
-        rotation: Rotation,
+        rotation: Rotation | None,
         cache: LayerCache | None = None,
         taps: Taps | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        q, k, v = self.split(self.q(x)), self.split(self.k(x)), self.split(self.v(x))
-        q, k = rotate(self.norm_q(q), rotation), rotate(self.norm_k(k), rotation)
+        q, k, v = self.norm_q(self.split(self.q(x))), self.norm_k(self.split(self.k(x))), self.split(self.v(x))
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
         q, k, v = tap(taps, f"{self.site}.q", q), tap(taps, f"{self.site}.k", k), tap(taps, f"{self.site}.v", v)
         if cache is not None:
             k, v = cache.extend(k, v)
-        mixed = tap(taps, f"{self.site}.mixed", self.attend(q, k, v, mask, taps))
-        return tap(taps, f"{self.site}.out", self.output(mixed.transpose(1, 2).flatten(2)))
+        return self.mix(q, k, v, mask, taps)
 
-    def split(self, x: Float[Tensor, "batch seq features"]) -> Float[Tensor, "batch heads seq d_head"]:
-        return x.view(*x.shape[:2], -1, self.d_head).transpose(1, 2)
-
-    def attend(
+    def mix(
         self,
         q: Float[Tensor, "batch heads seq d_head"],
         k: Float[Tensor, "batch kv_heads keys d_head"],
         v: Float[Tensor, "batch kv_heads keys d_head"],
         mask: Mask,
         taps: Taps | None,
-    ) -> Float[Tensor, "batch heads seq d_head"]:
-        """Attention through the fused kernel, unless the pattern itself is edited."""
+    ) -> Float[Tensor, "batch seq d_model"]:
+        """Attend through the fused kernel, unless the pattern itself is edited, and lead out."""
         edit = None
         if taps is not None:
             edit = taps.edit.get(f"{self.site}.pattern")
-            taps.keep(f"{self.site}.pattern", lambda: pattern(q, k, mask, edit))
-        return attend(q, k, v, mask, edit)
+            taps.keep(f"{self.site}.pattern", lambda: pattern(q, k, mask, edit, self.scale))
+        mixed = tap(taps, f"{self.site}.mixed", attend(q, k, v, mask, edit, self.scale))
+        return tap(taps, f"{self.site}.out", self.output(mixed.transpose(1, 2).flatten(2)))
+
+    def split(self, x: Float[Tensor, "batch seq features"]) -> Float[Tensor, "batch heads seq d_head"]:
+        return x.view(*x.shape[:2], -1, self.d_head).transpose(1, 2)
+
+
+class CrossAttention(Attention):
+    """Attention from a decoder's positions to an encoder's output."""
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "batch seq d_model"], memory: Memory, taps: Taps | None = None
+    ) -> Float[Tensor, "batch seq d_model"]:
+        if memory.kept is None or self.site not in memory.kept:
+            k, v = self.norm_k(self.split(self.k(memory.hidden))), self.split(self.v(memory.hidden))
+        else:
+            k, v = memory.kept[self.site]
+        if memory.kept is not None:
+            memory.kept[self.site] = k, v
+        q = tap(taps, f"{self.site}.q", self.norm_q(self.split(self.q(x))))
+        k, v = tap(taps, f"{self.site}.k", k), tap(taps, f"{self.site}.v", v)
+        return self.mix(q, k, v, memory.mask, taps)
 
 
 def attend(
@@ -83,35 +118,39 @@ def attend(
     v: Float[Tensor, "batch kv_heads keys d_head"],
     mask: Mask,
     edit: Edit | None = None,
+    scale: float | None = None,
 ) -> Float[Tensor, "batch heads seq d_head"]:
-    """softmax(q k^T / sqrt(d_head)) v under the mask; with `edit`, of the edited pattern."""
+    """softmax(q k^T scale) v under the mask, scale 1 / sqrt(d_head) unless given; with `edit`, of the edited pattern."""
     if edit is not None:
-        return pattern(q, k, mask, edit).to(v.dtype) @ spread(v, q.shape[1])
-    if q.device.type == "cpu" and 1 < q.shape[2] == k.shape[2] <= SHORT:
-        return attend_by_products(q, k, v, mask)
-    causal, grouped = mask.causal and mask.allowed is None, q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.allowed, is_causal=causal, enable_gqa=grouped)
+        return pattern(q, k, mask, edit, scale).to(v.dtype) @ spread(v, q.shape[1])
+    if q.device.type == "cpu" and 1 < q.shape[2] <= SHORT and k.shape[2] <= SHORT:
+        return attend_by_products(q, k, v, mask, scale)
+    causal, grouped = mask.causal and mask.allowed is None and mask.bias is None, q.shape[1] != k.shape[1]
+    added = mask.allowed if mask.bias is None else mask.added(k.shape[2], q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=added, is_causal=causal, scale=scale, enable_gqa=grouped)
 
 
 def attend_by_products(
     q: Float[Tensor, "batch heads seq d_head"],
-    k: Float[Tensor, "batch kv_heads seq d_head"],
-    v: Float[Tensor, "batch kv_heads seq d_head"],
+    k: Float[Tensor, "batch kv_heads keys d_head"],
+    v: Float[Tensor, "batch kv_heads keys d_head"],
     mask: Mask,
+    scale: float | None = None,
 ) -> Float[Tensor, "batch heads seq d_head"]:
     """The same through batched products, some queries at a time: under a causal mask they skip the keys of later ones."""
     batch, heads, seq, d_head = q.shape
-    bias = torch.zeros((), dtype=q.dtype).masked_fill(~mask.dense(seq), -torch.inf)
-    if bias.shape[0] * bias.shape[1] > 1:
-        bias = bias.expand(batch, heads, seq, seq)
-    bias = bias.flatten(0, 1)
-    q, k, v = (x.reshape(batch * heads, seq, d_head) for x in (q, spread(k, heads), spread(v, heads)))
+    keys = k.shape[2]
+    added = mask.added(keys, q.dtype)
+    if added.shape[0] * added.shape[1] > 1 or added.shape[2] < seq:
+        added = added.expand(batch, heads, seq, keys)
+    added = added.flatten(0, 1)
+    q, k, v = (x.reshape(batch * heads, -1, d_head) for x in (q, spread(k, heads), spread(v, heads)))
     triangle = mask.causal and mask.allowed is None
     mixed = []
     for start in range(0, seq, ROWS):
         rows = slice(start, min(start + ROWS, seq))
-        seen = slice(rows.stop if triangle else seq)
-        scores = torch.baddbmm(bias[:, rows, seen], q[:, rows], k[:, seen].mT, alpha=d_head**-0.5)
+        seen = slice(rows.stop + keys - seq if triangle else keys)
+        scores = torch.baddbmm(added[:, rows, seen], q[:, rows], k[:, seen].mT, alpha=d_head**-0.5 if scale is None else scale)
         mixed.append(torch.bmm(scores.softmax(dim=-1), v[:, seen]))
     return torch.cat(mixed, dim=1).view(batch, heads, seq, d_head)
 
@@ -126,9 +165,10 @@ def pattern(
     k: Float[Tensor, "batch kv_heads keys d_head"],
     mask: Mask,
     edit: Edit | None = None,
+    scale: float | None = None,
 ) -> Float[Tensor, "batch heads seq keys"]:
-    """The attention weights themselves, softmax(q k^T / sqrt(d_head)) in fp32; each row sums to 1."""
+    """The attention weights themselves, softmax(q k^T scale) in fp32; each row sums to 1."""
     k = spread(k, q.shape[1])
-    scores = (q.float() @ k.float().transpose(-1, -2)) / math.sqrt(q.shape[-1])
-    weights = scores.masked_fill(~mask.dense(k.shape[2]), -torch.inf).softmax(dim=-1)
+    scores = (q.float() @ k.float().transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    weights = (scores + mask.added(k.shape[2], scores.dtype)).softmax(dim=-1)
     return weights if edit is None else edit(weights)

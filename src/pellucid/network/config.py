@@ -1,54 +1,145 @@
-"""A network's dimensions, in one vocabulary for all families."""
+"""A network's dimensions and parts, in one vocabulary for all families."""
 
 import math
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, Literal, get_args, get_origin
 
 from pellucid.core.errors import ConfigError
+
+Architecture = Literal["decoder", "encoder", "encoder-decoder", "recurrent", "bag-of-words"]
+
+# No published model comes near these; beyond them a file is damaged or hostile, and nothing is allocated for it.
+LARGEST = {"layers": 4096, "decoder_layers": 4096, "context_length": 2**31}
+LARGEST_OTHER = 2**24
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How rotary wavelengths are stretched, so that a model reads further than it was first trained to."""
+
+    kind: Literal["linear", "llama3", "yarn"]
+    factor: float  # by how much the longest wavelengths grow
+    original_context: int = 0  # llama3, yarn: the context before
+    low: float = 1.0  # turns over the original context below which a wavelength is stretched (llama3), fully (yarn: beta_slow)
+    high: float = 4.0  # turns above which it stays as it is (yarn: beta_fast)
+    attention_factor: float = 1.0  # yarn: multiplies cosines and sines
+    truncate: bool = True  # yarn: round the range of pairs between the two to whole pairs
+
+    @staticmethod
+    def attention(factor: float, scale: float) -> float:
+        """YaRN's attention factor where a file does not say it (Peng et al., 2023, equation 22)."""
+        return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.factor <= 0 or (self.kind != "linear" and (self.original_context < 1 or not self.low < self.high)):
+            raise ConfigError(f"rotary positions cannot be stretched as {self} says")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder: `layers` blocks of attention and a gated MLP over `d_model` features."""
+    """What a network is made of. The defaults are those of a modern decoder; a family's module says what differs."""
 
     family: str = "qwen3"
+    architecture: Architecture = "decoder"
     vocab_size: int
     context_length: int  # the longest sequence, in tokens
     d_model: int
-    layers: int
-    heads: int
-    kv_heads: int  # heads that keys and values have; each serves heads / kv_heads query heads
-    d_head: int
-    d_mlp: int
+    layers: int  # blocks; of an encoder-decoder: the encoder's
+    decoder_layers: int = 0  # of an encoder-decoder
     tied: bool = True  # the head's weight is the embedding's
-    rope_theta: float = 10_000.0  # base of the rotary wavelengths
+    dropout: float = 0.0  # share of embeddings and of every block's contributions dropped while training
+
+    # attention
+    heads: int = 1
+    kv_heads: int = 1  # heads that keys and values have; each serves heads / kv_heads query heads
+    d_head: int = 2
+    qk_norm: bool = False  # queries and keys are normed
+    attention_bias: bool = False  # queries, keys and values have biases
+    output_bias: bool = False  # and so has what leads out of attention
+    scaled: bool = True  # scores are divided by sqrt(d_head)
+    cross: bool = False  # each block also attends to an encoder's output
+
+    # positions
+    positions: Literal["rotary", "learned", "relative", "none"] = "rotary"
+    rope_theta: float = 10_000.0  # rotary: base of the wavelengths
+    rope_scaling: RopeScaling | None = None
+    position_offset: int = 0  # learned: rows of the table before that of the first position
+    relative_buckets: int = 32  # relative: how many distances are told apart
+    relative_distance: int = 128  # from here on all distances are one
+
+    # the MLP
+    d_mlp: int = 1
+    gated: bool = True
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
+    mlp_bias: bool = False
+
+    # norms
+    norm: Literal["rms", "layer"] = "rms"
     norm_eps: float = 1e-6
+    norm_first: bool = True  # before attention and MLP, and once more at the end; else after each of them
+    norm_embedding: bool = False
+
+    # around the blocks
+    token_types: int = 0  # segments that an embedding tells apart
+    head: Literal["lm", "mlm", "none"] = "lm"  # mlm: dense layer, activation and norm before the scores; none: no scores
+    head_scale: float = 1.0  # multiplies what the head reads
+    pooler: bool = False  # tanh of a dense layer over the first position
+    labels: int = 0  # classes to tell apart; 0: the scores are of tokens
 
     def __post_init__(self) -> None:
+        check_types(self)
         for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
-                raise ConfigError(f"{field.name} must be at least 1, not {value}")
+            value, least, most = getattr(self, field.name), int(field.default != 0), LARGEST.get(field.name, LARGEST_OTHER)
+            if field.type is int and not least <= value <= most:
+                raise ConfigError(f"{field.name} must be from {least} to {most:,}, not {value}")
         if self.heads % self.kv_heads:
             raise ConfigError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
-        if self.d_head % 2:
+        if self.positions == "rotary" and self.d_head % 2:
             raise ConfigError(f"d_head ({self.d_head}) must be even, since rotary positions turn features in pairs")
-        if not (math.isfinite(self.rope_theta) and self.rope_theta > 1):
+        if self.rope_theta <= 1:
             raise ConfigError(f"rope_theta must be a finite number above 1, not {self.rope_theta}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        if not 0 <= self.norm_eps < 1:
+            raise ConfigError(f"norm_eps must be at least 0 and below 1, not {self.norm_eps}")
 
     @property
-    def block_parameters(self) -> int:
-        """Weights in the matrices of all blocks: what 6 N D counts."""
-        attention = 2 * self.d_model * self.d_head * (self.heads + self.kv_heads)
-        return self.layers * (attention + 3 * self.d_model * self.d_mlp)
+    def causal(self) -> bool:
+        """Whether a position sees earlier ones only, unless a mask says otherwise."""
+        return self.architecture != "encoder"
 
     @property
-    def parameters(self) -> int:
-        """All weights, embedding, head and gains included; a tied head is counted once."""
-        gains = self.layers * (2 * self.d_model + 2 * self.d_head) + self.d_model
-        embeddings = self.vocab_size * self.d_model * (1 if self.tied else 2)
-        return self.block_parameters + embeddings + gains
+    def generates(self) -> bool:
+        """Whether it continues texts."""
+        return self.architecture != "encoder" and self.head == "lm" and not self.labels
+
+    def encoder(self) -> "ModelConfig":
+        """The encoder of an encoder-decoder."""
+        return replace(self, architecture="encoder", decoder_layers=0, head="none")
+
+    def decoder(self) -> "ModelConfig":
+        """The decoder of an encoder-decoder."""
+        return replace(self, architecture="decoder", layers=self.decoder_layers, decoder_layers=0, cross=True)
 
     @classmethod
     def required(cls) -> list[str]:
         """The fields that have no default."""
         return [field.name for field in fields(cls) if field.default is MISSING]
+
+
+def check_types(config: Any) -> None:
+    """Refuse values of other types than the fields': what a file says may be anything."""
+    for field in fields(config):
+        value, kind = getattr(config, field.name), field.type
+        if get_origin(kind) is Literal:
+            if value not in get_args(kind):
+                raise ConfigError(f"{field.name} must be one of {', '.join(get_args(kind))}, not {value!r}")
+        elif kind is int:
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise ConfigError(f"{field.name} must be a whole number, not {value!r}")
+        elif kind is float:
+            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+                raise ConfigError(f"{field.name} must be a finite number, not {value!r}")
+        elif kind in (bool, str) and not isinstance(value, kind):  # type: ignore[arg-type]
+            raise ConfigError(f"{field.name} must be of type {kind.__name__}, not {value!r}")  # type: ignore[union-attr]

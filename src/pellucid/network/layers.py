@@ -1,27 +1,34 @@
-"""The parts of a block that treat each position alone: normalisation, rotary positions, the gated MLP."""
+"""The parts of a network that treat each position alone: matrices, norms, the MLP, the head."""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pellucid.network.config import ModelConfig
 from pellucid.network.taps import Taps, tap
 
-Rotation = tuple[Float[Tensor, "#batch 1 seq pairs"], Float[Tensor, "#batch 1 seq pairs"]]  # cosines and sines
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
 
 
 class Linear(nn.Linear):
-    """x W^T, computed in the type of x: fp32 master weights serve bf16 activations."""
+    """x W^T + b, computed in the type of x: fp32 master weights serve bf16 activations."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=bias)
 
     def reset_parameters(self) -> None:
         """Weights are set by `initialize` or read from a file: torch's own initialisation would be work for nothing."""
 
     def forward(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
-        return F.linear(x, self.weight.to(x.dtype))
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 class Embedding(nn.Embedding):
@@ -47,37 +54,50 @@ class RMSNorm(nn.Module):
         return x * torch.rsqrt(square / x.shape[-1] + self.eps).to(x.dtype) * self.weight.to(x.dtype)
 
 
-class Rotary(nn.Module):
-    """Rotary position embedding (Su et al., 2021): feature pairs turn by an angle proportional to the position."""
+class LayerNorm(nn.LayerNorm):
+    """(x - mean(x)) / sqrt(var(x) + eps) * gain + bias (Ba et al., 2016)."""
 
-    def __init__(self, d_head: int, theta: float) -> None:
-        super().__init__()
-        self.d_head, self.theta = d_head, theta
-
-    def forward(self, positions: Int[Tensor, "#batch seq"], dtype: torch.dtype) -> Rotation:
-        """Cosine and sine of the angle of each of a head's d_head / 2 pairs."""
-        exponent = torch.arange(0, self.d_head, 2, device=positions.device, dtype=torch.float32) / self.d_head
-        angles = positions[:, None, :, None].float() * self.theta**-exponent
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+    def forward(self, x: Float[Tensor, "... features"]) -> Float[Tensor, "... features"]:
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
-def rotate(x: Float[Tensor, "batch heads seq d_head"], rotation: Rotation) -> Float[Tensor, "batch heads seq d_head"]:
-    """Turn feature i together with feature i + d_head / 2."""
-    cos, sin = rotation
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+def norm(config: ModelConfig, features: int | None = None) -> nn.Module:
+    """The norm that the family uses, over `features` (None: d_model)."""
+    return (RMSNorm if config.norm == "rms" else LayerNorm)(features or config.d_model, config.norm_eps)
 
 
 class MLP(nn.Module):
-    """The gated MLP, SwiGLU (Shazeer, 2020): down(silu(gate(x)) * up(x))."""
+    """down(activation(up(x))), or gated (Shazeer, 2020): down(activation(gate(x)) * up(x))."""
 
     def __init__(self, config: ModelConfig, site: str) -> None:
         super().__init__()
         self.site = site
-        self.gate = Linear(config.d_model, config.d_mlp)
-        self.up = Linear(config.d_model, config.d_mlp)
-        self.down = Linear(config.d_mlp, config.d_model)
+        self.activation = ACTIVATIONS[config.activation]
+        self.gate = Linear(config.d_model, config.d_mlp, bias=config.mlp_bias) if config.gated else None
+        self.up = Linear(config.d_model, config.d_mlp, bias=config.mlp_bias)
+        self.down = Linear(config.d_mlp, config.d_model, bias=config.mlp_bias)
 
     def forward(self, x: Float[Tensor, "batch seq d_model"], taps: Taps | None = None) -> Float[Tensor, "batch seq d_model"]:
-        neurons = tap(taps, f"{self.site}.neurons", F.silu(self.gate(x)) * self.up(x))
+        neurons = self.activation(self.up(x)) if self.gate is None else self.activation(self.gate(x)) * self.up(x)
+        neurons = tap(taps, f"{self.site}.neurons", neurons)
         return tap(taps, f"{self.site}.out", self.down(neurons))
+
+
+class Head(Linear):
+    """A score for every token (or label): `prepare(x)` times a matrix."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        masked = config.head == "mlm"
+        super().__init__(config.d_model, config.labels or config.vocab_size, bias=masked)
+        self.scale, self.activation = config.head_scale, ACTIVATIONS[config.activation]
+        self.dense = Linear(config.d_model, config.d_model, bias=True) if masked else None
+        self.norm = norm(config) if masked else None
+
+    def prepare(self, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """What the matrix multiplies."""
+        if self.dense is not None and self.norm is not None:
+            return self.norm(self.activation(self.dense(hidden)))  # type: ignore[no-any-return]
+        return hidden if self.scale == 1.0 else hidden * self.scale
+
+    def forward(self, hidden: Float[Tensor, "... d_model"]) -> Float[Tensor, "... scores"]:
+        return super().forward(self.prepare(hidden))

@@ -1,68 +1,85 @@
-"""The network: an embedding, a stack of equal blocks, a norm and a head."""
+"""The transformer: an embedding, a stack of equal blocks, a norm and a head. Decoders and encoders alike."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pellucid.network.attention import Attention, LayerCache
+from pellucid.network.attention import Attention, CrossAttention, LayerCache, Memory
 from pellucid.network.config import ModelConfig
-from pellucid.network.layers import MLP, Embedding, Linear, RMSNorm, Rotary, Rotation
+from pellucid.network.layers import MLP, Embedding, Head, Linear, norm
 from pellucid.network.masks import Mask
+from pellucid.network.network import Network, Output
+from pellucid.network.positions import RelativeBias, Rotary, Rotation
 from pellucid.network.taps import Site, Taps, tap
 
 
-@dataclass(frozen=True)
-class Output:
-    """What a forward pass returns."""
-
-    logits: Float[Tensor, "batch seq vocab"]
-    hidden: Float[Tensor, "batch seq d_model"]  # what the head reads, after the last norm
-
-
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): pre-norm, so that the residual stream is a plain sum."""
+    """Attention, perhaps to an encoder's output too, and an MLP, each added to the stream x.
+
+    With the norm first, x + part(norm(x)), the stream is a plain sum of what the parts add; else it is norm(x + part(x)).
+    """
 
     def __init__(self, config: ModelConfig, site: str) -> None:
         super().__init__()
-        self.site = site
-        self.norm_attn = RMSNorm(config.d_model, config.norm_eps)
+        self.site, self.norm_first, self.dropout = site, config.norm_first, config.dropout
+        self.norm_attn = norm(config)
         self.attn = Attention(config, f"{site}.attn")
-        self.norm_mlp = RMSNorm(config.d_model, config.norm_eps)
+        if config.cross:
+            self.norm_cross = norm(config)
+            self.cross = CrossAttention(config, f"{site}.cross")
+        self.norm_mlp = norm(config)
         self.mlp = MLP(config, f"{site}.mlp")
 
     def forward(
         self,
         x: Float[Tensor, "batch seq d_model"],
         mask: Mask,
-        rotation: Rotation,
+        rotation: Rotation | None = None,
         cache: LayerCache | None = None,
         taps: Taps | None = None,
+        memory: Memory | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        x = tap(taps, f"{self.site}.middle", x + self.attn(self.norm_attn(x), mask, rotation, cache, taps))
-        return tap(taps, f"{self.site}.after", x + self.mlp(self.norm_mlp(x), taps))
+        mixed = self.attn(self.read(x, self.norm_attn), mask, rotation, cache, taps)
+        x = tap(taps, f"{self.site}.middle", self.add(x, mixed, self.norm_attn))
+        if memory is not None:
+            mixed = self.cross(self.read(x, self.norm_cross), memory, taps)
+            x = tap(taps, f"{self.site}.crossed", self.add(x, mixed, self.norm_cross))
+        added = self.mlp(self.read(x, self.norm_mlp), taps)
+        return tap(taps, f"{self.site}.after", self.add(x, added, self.norm_mlp))
+
+    def read(self, x: Float[Tensor, "batch seq d_model"], norm: nn.Module) -> Float[Tensor, "batch seq d_model"]:
+        return norm(x) if self.norm_first else x
+
+    def add(
+        self, x: Float[Tensor, "batch seq d_model"], part: Float[Tensor, "batch seq d_model"], norm: nn.Module
+    ) -> Float[Tensor, "batch seq d_model"]:
+        x = x + dropped(part, self.dropout, self.training)
+        return x if self.norm_first else norm(x)
 
 
-class Transformer(nn.Module):
-    """A decoder language model."""
+class Transformer(Network):
+    """A decoder, an encoder, or one half of both. The names of an encoder-decoder's sites begin with `site`."""
 
-    compute_dtype: torch.dtype | None = None  # of activations and matrix products; None: that of the weights
-    compiled: bool = False  # whether the blocks are torch.compile's
-    recompute: bool = False  # activation checkpointing: hold each block's input only, compute the rest again when needed
-
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, site: str = "") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.site = config, site
         self.embedding = Embedding(config.vocab_size, config.d_model)
-        self.rotary = Rotary(config.d_head, config.rope_theta)
-        self.blocks = nn.ModuleList(Block(config, f"blocks.{i}") for i in range(config.layers))
-        self.norm = RMSNorm(config.d_model, config.norm_eps)
-        self.head = Linear(config.d_model, config.vocab_size)
-        if config.tied:
-            self.head.weight = self.embedding.weight
+        if config.positions == "learned":
+            self.positions = Embedding(config.context_length + config.position_offset, config.d_model)
+        if config.token_types:
+            self.types = Embedding(config.token_types, config.d_model)
+        self.norm_embedding = norm(config) if config.norm_embedding else None
+        self.rotary = Rotary(config) if config.positions == "rotary" else None
+        self.relative = RelativeBias(config) if config.positions == "relative" else None
+        self.blocks = nn.ModuleList(Block(config, f"{site}blocks.{i}") for i in range(config.layers))
+        self.norm = norm(config) if config.norm_first else None
+        self.pooler = Linear(config.d_model, config.d_model, bias=True) if config.pooler else None
+        self.head = Head(config) if config.head != "none" else None
+        self.tie()
 
     def forward(
         self,
@@ -70,10 +87,19 @@ class Transformer(nn.Module):
         mask: Mask | None = None,
         taps: Taps | None = None,
         cache: Sequence[LayerCache] | None = None,
+        types: Int[Tensor, "batch seq"] | None = None,
     ) -> Output:
-        """Logits of the next token at every position; causal unless `mask` says otherwise."""
-        hidden = self.encode(ids, mask, taps, cache)
-        return Output(logits=tap(taps, "logits", self.head(hidden)), hidden=hidden)
+        """Scores of the next token at every position (an encoder: of the token there).
+
+        A decoder's positions see those before them, an encoder's see all, unless `mask` says otherwise. `types` are the
+        token types of a network that has them; without, all are 0.
+        """
+        hidden = self.encode(ids, mask, taps, cache, types)
+        return Output(
+            logits=None if self.head is None else tap(taps, "logits", self.head(hidden)),
+            hidden=hidden,
+            pooled=None if self.pooler is None else tap(taps, "pooled", self.pooler(hidden[:, 0]).tanh()),
+        )
 
     def encode(
         self,
@@ -81,80 +107,77 @@ class Transformer(nn.Module):
         mask: Mask | None = None,
         taps: Taps | None = None,
         cache: Sequence[LayerCache] | None = None,
+        types: Int[Tensor, "batch seq"] | None = None,
+        memory: Memory | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """All but the head: what a loss that never builds the logits works on."""
-        if taps is not None:
-            taps.check(site.name for site in self.sites())
-        mask = mask or Mask.for_causal(ids.shape[1], ids.device)
-        x = tap(taps, "embedding", self.embedding(ids).to(self.dtype))
-        rotation = self.rotary(mask.positions, x.dtype)
+        if not self.site:
+            self.check(taps)
+        if mask is None:
+            mask = (Mask.for_causal if self.config.causal else Mask.for_everything)(ids.shape[1], ids.device)
+        x = tap(taps, f"{self.site}embedding", self.embed(ids, mask, types))
+        rotation = None if self.rotary is None else self.rotary(mask.positions, x.dtype)
+        if self.relative is not None:
+            mask = mask.with_bias(self.relative(mask, mask.keys))
         for i, block in enumerate(self.blocks):
-            inputs = (x, mask, rotation, None if cache is None else cache[i], taps)
+            inputs = (x, mask, rotation, None if cache is None else cache[i], taps, memory)
             recompute = self.recompute and torch.is_grad_enabled()
             x = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
-        return tap(taps, "hidden", self.norm(x))
+        if self.norm is not None:
+            x = self.norm(x)
+        return tap(taps, f"{self.site}hidden", x)
 
-    def compile_blocks(self) -> None:
-        """Have torch.compile make one kernel after another of every block's forward and backward pass."""
-        self.compiled = True
-        for block in self.blocks:
-            block.compile(dynamic=False)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The type of activations."""
-        return self.compute_dtype or self.embedding.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.embedding.weight.device
+    def embed(
+        self, ids: Int[Tensor, "batch seq"], mask: Mask, types: Int[Tensor, "batch seq"] | None
+    ) -> Float[Tensor, "batch seq d_model"]:
+        """The stream before the first block: tokens, and what the family adds to them."""
+        x = self.embedding(ids)
+        if self.config.positions == "learned":
+            x = x + self.positions(mask.positions + self.config.position_offset)
+        if self.config.token_types:
+            x = x + self.types(torch.zeros_like(ids) if types is None else types)
+        if self.norm_embedding is not None:
+            x = self.norm_embedding(x)
+        return dropped(x, self.config.dropout, self.training).to(self.dtype)
 
     def sites(self) -> list[Site]:
         """Every place where taps can read or edit, in the order of the forward pass."""
-        stream, head = "batch seq d_model", "batch heads seq d_head"
-        found = [Site("embedding", stream, "token embeddings: the residual stream before the first block")]
+        stream, kv, at = "batch seq d_model", "batch kv_heads seq d_head", self.site
+        found = [Site(f"{at}embedding", stream, "token embeddings: the stream before the first block")]
+        turned = ", rotated" if self.rotary is not None else ""
         for i in range(self.config.layers):
+            block = f"{at}blocks.{i}"
+            found += attention_sites(f"{block}.attn", kv, turned)
+            found.append(Site(f"{block}.middle", stream, "the stream after attention"))
+            if self.config.cross:
+                found += attention_sites(f"{block}.cross", "batch kv_heads keys d_head", "")
+                found.append(Site(f"{block}.crossed", stream, "the stream after attention to the encoder"))
             found += [
-                Site(f"blocks.{i}.attn.q", head, "queries, normed and rotated"),
-                Site(f"blocks.{i}.attn.k", "batch kv_heads seq d_head", "keys, normed and rotated"),
-                Site(f"blocks.{i}.attn.v", "batch kv_heads seq d_head", "values"),
-                Site(f"blocks.{i}.attn.pattern", "batch heads seq keys", "attention weights, softmax(q k^T / sqrt(d_head))"),
-                Site(f"blocks.{i}.attn.mixed", head, "values mixed by each head, before the output projection"),
-                Site(f"blocks.{i}.attn.out", stream, "what attention adds to the residual stream"),
-                Site(f"blocks.{i}.middle", stream, "the residual stream between attention and MLP"),
-                Site(f"blocks.{i}.mlp.neurons", "batch seq d_mlp", "gated activations of the MLP"),
-                Site(f"blocks.{i}.mlp.out", stream, "what the MLP adds to the residual stream"),
-                Site(f"blocks.{i}.after", stream, "the residual stream after the block"),
+                Site(f"{block}.mlp.neurons", "batch seq d_mlp", "activations of the MLP"),
+                Site(f"{block}.mlp.out", stream, "what the MLP adds to the stream"),
+                Site(f"{block}.after", stream, "the stream after the block"),
             ]
-        return [
-            *found,
-            Site("hidden", stream, "the last residual stream, normed"),
-            Site("logits", "batch seq vocab", "scores of the next token"),
-        ]
+        found.append(Site(f"{at}hidden", stream, "the last stream, normed: what the head reads"))
+        if self.head is not None:
+            score = "the token there" if self.config.head == "mlm" else "the next token"
+            found.append(Site("logits", "batch seq vocab", f"scores of {score}"))
+        if self.pooler is not None:
+            found.append(Site("pooled", "batch d_model", "tanh of a dense layer over the first position"))
+        return found
 
 
-def build(config: ModelConfig, *, seed: int, device: str = "cpu") -> Transformer:
-    """A new network with fresh weights, the same for the same seed. On device `meta` it has shapes but no memory."""
-    if device == "meta":
-        with torch.device("meta"):
-            return Transformer(config)
-    network = Transformer(config)
-    initialize(network, torch.Generator().manual_seed(seed))
-    return network.to(device)
+def attention_sites(site: str, kv: str, turned: str) -> list[Site]:
+    """Where attention can be read."""
+    head = "batch heads seq d_head"
+    return [
+        Site(f"{site}.q", head, f"queries{turned}"),
+        Site(f"{site}.k", kv, f"keys{turned}"),
+        Site(f"{site}.v", kv, "values"),
+        Site(f"{site}.pattern", "batch heads seq keys", "attention weights, softmax(q k^T / sqrt(d_head))"),
+        Site(f"{site}.mixed", head, "values mixed by each head, before the output projection"),
+        Site(f"{site}.out", "batch seq d_model", "what attention adds to the stream"),
+    ]
 
 
-@torch.no_grad()
-def initialize(network: Transformer, generator: torch.Generator) -> None:
-    """Normal weights for the matrices, zeros for what leads out of a block and for an untied head, ones for the gains.
-
-    So every block starts as the identity (Zhang et al., 2019: Fixup), and the first loss is that of a uniform guess.
-    """
-    for name, weight in network.named_parameters():
-        if weight.ndim == 1:
-            weight.fill_(1.0)
-        elif name.endswith(("attn.output.weight", "mlp.down.weight")) or name == "head.weight":
-            weight.zero_()
-        elif name == "embedding.weight":
-            weight.normal_(0.0, 0.02 if network.config.tied else 0.3, generator=generator)
-        else:
-            weight.normal_(0.0, 0.5 * weight.shape[1] ** -0.5, generator=generator)
+def dropped(x: Tensor, share: float, training: bool) -> Tensor:
+    """Dropout (Srivastava et al., 2014) while training."""
+    return F.dropout(x, share) if training and share else x

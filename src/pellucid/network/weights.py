@@ -1,85 +1,197 @@
-"""Networks as Hugging Face-shaped folders: `config.json` and `model.safetensors`. Safetensors and JSON only."""
+"""Networks in files: which of a file's tensors is which of ours, and in what form."""
 
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from pellucid.core.errors import ModelError
-from pellucid.core.files import disk_errors, read_json, write_json
+from pellucid.core.errors import ConfigError, ModelError
+from pellucid.core.files import own_file, read_json, write_json
+from pellucid.network.build import outline
 from pellucid.network.config import ModelConfig
-from pellucid.network.families import family
-from pellucid.network.transformer import Transformer
+from pellucid.network.families import Family, Stored, family
+from pellucid.network.network import Network
+from pellucid.network.sources import WEIGHTS, Safetensors, TensorFile, save_tensors
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG = "config.json"
+SHOWN = 20  # names that an error lists
 
 
-def save_network(network: Transformer, folder: Path, *, end_of_text: int | None = None) -> None:
+def save_network(network: Network, folder: Path, *, end_of_text: int | None = None) -> None:
     """Write `config.json` and `model.safetensors` (fp32 stays fp32) into an existing folder."""
-    module = family(network.config.family, folder)
+    config = network.config
+    known = family(config.family, folder)
     ids = {"bos_token_id": None, "eos_token_id": end_of_text, "pad_token_id": None}
     dtype = str(network.embedding.weight.dtype).removeprefix("torch.")
-    write_json(folder / CONFIG, module.config_to_file(network.config) | ids | {"dtype": dtype, "torch_dtype": dtype})
-    state = network.state_dict()
-    names: dict[str, str] = module.weight_names(network.config)
-    save_tensors({theirs: state[ours] for ours, theirs in names.items()}, folder / WEIGHTS)
-
-
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors, from any device, to one safetensors file."""
-    with disk_errors(path):
-        ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(ready, path, metadata={"format": "pt"})
+    write_json(folder / CONFIG, ids | known.config_to_file(config) | {"dtype": dtype, "torch_dtype": dtype})
+    save_tensors(to_file(network.state_dict(), names_in(config, known)), folder / WEIGHTS)
 
 
 def read_config(folder: Path) -> ModelConfig:
     """The network's dimensions from a folder's `config.json`."""
-    path = folder / CONFIG
-    if not path.is_file():
+    path = own_file(folder, CONFIG)
+    if path is None:
         raise ModelError(f"{folder} is not a model folder: it has no {CONFIG}")
-    file: dict[str, Any] = read_json(path)
-    module = family(file.get("model_type"), path)
-    if problems := module.unsupported(file):
-        raise ModelError(f"{path}: {problems[0]} is not supported, and leaving it out would change the model's answers")
-    fields = module.config_from_file(file)
-    if missing := [name for name in ModelConfig.required() if name not in fields]:
-        raise ModelError(f"{path} does not say {module.FIELDS[missing[0]]}")
-    return ModelConfig(family=str(file["model_type"]), **fields)
+    file = read_json(path)
+    if not isinstance(file, dict):
+        raise ModelError(f"{path} is not a table of settings; put back the model's own {CONFIG}")
+    return config_of(file, path)
 
 
-def load_network(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Transformer:
-    """The network in a folder, ready to use (no gradients tracked yet, evaluation mode)."""
-    config = read_config(folder)
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise ModelError(f"{folder} has no {WEIGHTS}")
-    with torch.device("meta"):
-        network = Transformer(config)
-    names: dict[str, str] = family(config.family, folder).weight_names(config)
-    network.load_state_dict(read_tensors(path, names, network.state_dict(), dtype, device), strict=False, assign=True)
-    if config.tied:
-        network.head.weight = network.embedding.weight
+def config_of(file: dict[str, Any], source: object) -> ModelConfig:
+    """The network's dimensions from the parsed `config.json`."""
+    known = family(file.get("model_type"), source)
+    fields = known.config_from_file(file, source)
+    if missing := [name for name in ModelConfig.required() if fields.get(name) is None]:
+        raise ModelError(f"{source} does not say {known.fields[missing[0]]}")
+    try:
+        return ModelConfig(**fields)
+    except ConfigError as error:
+        raise ModelError(f"{source}: {error}") from None
+
+
+def load_network(folder: Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Network:
+    """The network in a folder, ready to use (evaluation mode). Without `dtype` the weights keep the type they are stored in."""
+    config, file = read_config(folder), Safetensors(folder)
+    known = family(config.family, folder)
+    config = with_present_parts(config, known, file)
+    return assemble(config, file, names_in(config, known, file), known, dtype=dtype, device=device)
+
+
+def with_present_parts(config: ModelConfig, known: Family, file: TensorFile) -> ModelConfig:
+    """The configuration with or without a head and a pooler, as the file has them: `config.json` does not say."""
+    pooler = any("pooler.dense" in name for name in file.shapes)
+    config = replace(config, pooler=pooler and config.architecture == "encoder")
+    bare = known.prefix and not any(name.startswith(known.prefix) for name in file.shapes)
+    heads = [stored.name for ours, stored in known.tensors(config).items() if ours.startswith("head.")]
+    return replace(config, head="none") if bare and heads and not set(heads) & set(file.shapes) else config
+
+
+def names_in(config: ModelConfig, known: Family, file: TensorFile | None = None) -> dict[str, Stored]:
+    """Where each of our tensors lies. A model that has, or had, no head has its names without the family's prefix."""
+    headless = config.head == "none"
+    table = {ours: stored for ours, stored in known.tensors(config).items() if not (headless and ours.startswith("head."))}
+    bare = headless if file is None else not any(name.startswith(known.prefix) for name in file.shapes)
+    if known.prefix and bare:
+        table = {ours: replace(stored, name=stored.name.removeprefix(known.prefix)) for ours, stored in table.items()}
+    return table if file is None else {ours: as_named(stored, file) for ours, stored in table.items()}
+
+
+def as_named(stored: Stored, file: TensorFile) -> Stored:
+    """The first BERT files call the gain and the bias of a norm gamma and beta."""
+    older = stored.name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+    return replace(stored, name=older) if older in file.shapes and stored.name not in file.shapes else stored
+
+
+def assemble(
+    config: ModelConfig,
+    file: TensorFile,
+    names: Mapping[str, Stored],
+    known: Family | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+) -> Network:
+    """A network whose weights are the file's; all names and shapes are compared before anything is allocated."""
+    missing = sorted({stored.name for stored in names.values()} - set(file.shapes))
+    if missing:
+        raise ModelError(f"{file.path} lacks {len(missing)} of {len(names)} tensors: {listed(missing)}")
+    network = outline(config)
+    check_shapes(file, names, network.state_dict())
+    check_extra(file, names, known)
+    tensors = read_tensors(file, names, dtype, device)
+    network.load_state_dict(tensors, strict=False, assign=True)
+    network.tie()
     return network.eval()
 
 
-def read_tensors(
-    path: Path, names: dict[str, str], expected: dict[str, Tensor], dtype: torch.dtype, device: str
-) -> dict[str, Tensor]:
-    """Our tensors from a file that has them under other names; shapes are compared before anything is allocated."""
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            present = set(file.keys())
-            if missing := [name for name in names.values() if name not in present]:
-                raise ModelError(f"{path} lacks {len(missing)} of {len(names)} tensors, the first {missing[0]}")
-            if extra := sorted(present - set(names.values()) - {"lm_head.weight"}):
-                raise ModelError(f"{path} has {len(extra)} tensors that {CONFIG} knows nothing of, the first {extra[0]}")
-            for ours, theirs in names.items():
-                shape = tuple(file.get_slice(theirs).get_shape())
-                if shape != tuple(expected[ours].shape):
-                    raise ModelError(f"{path}: {theirs} has shape {shape}, but {CONFIG} asks for {tuple(expected[ours].shape)}")
-            return {ours: file.get_tensor(theirs).to(device=device, dtype=dtype) for ours, theirs in names.items()}
-    except SafetensorError as error:
-        raise ModelError(f"{path} is not a whole safetensors file ({error}); copy it again") from None
+def load_into(network: Network, folder: Path) -> None:
+    """Put the weights of a folder of the same configuration into a network that is being trained."""
+    known, file = family(network.config.family, folder), Safetensors(folder)
+    names = names_in(network.config, known, file)
+    mine = network.state_dict()
+    check_shapes(file, names, mine)
+    with torch.no_grad():
+        for name, tensor in read_tensors(file, names, torch.float32, "cpu").items():
+            mine[name].copy_(tensor)
+
+
+def check_shapes(file: TensorFile, names: Mapping[str, Stored], expected: Mapping[str, Tensor]) -> None:
+    """Hold the shapes in a file against the network's."""
+    wrong = []
+    for ours, stored in names.items():
+        outputs, *inputs = expected[ours].shape
+        shape = (outputs * stored.parts, *inputs)
+        shape = shape[::-1] if stored.transposed else shape
+        if file.shapes.get(stored.name) != shape:
+            wrong.append(f"{stored.name} has shape {file.shapes.get(stored.name)}, but {CONFIG} asks for {shape}")
+    if wrong:
+        raise ModelError(f"{file.path}: {listed(wrong, '; ')}")
+
+
+def check_extra(file: TensorFile, names: Mapping[str, Stored], known: Family | None) -> None:
+    """Refuse tensors that the network has no place for, and copies that differ from what they should repeat."""
+    extra = sorted(set(file.shapes) - {stored.name for stored in names.values()})
+    if known is not None:
+        for name in [name for name in extra if name in known.repeated and known.repeated[name] in names]:
+            original = names[known.repeated[name]].name
+            if not torch.equal(file.read(name), file.read(original)):
+                raise ModelError(
+                    f"{file.path}: {name} differs from {original}, but {CONFIG} says that they are one; "
+                    'set "tie_word_embeddings" to false there if they are two'
+                )
+            extra.remove(name)
+        extra = [name for name in extra if not re.fullmatch(known.ignored, name)]
+    if extra:
+        raise ModelError(f"{file.path} has {len(extra)} tensors that {CONFIG} knows nothing of: {listed(extra)}")
+
+
+def listed(items: list[str], separator: str = ", ") -> str:
+    """All of a few, or the first of many."""
+    rest = len(items) - SHOWN
+    return separator.join(items[:SHOWN]) + (f"{separator}and {rest} more" if rest > 0 else "")
+
+
+def read_tensors(file: TensorFile, names: Mapping[str, Stored], dtype: torch.dtype | None, device: str) -> dict[str, Tensor]:
+    """Our tensors from a file that has them under other names and in other forms. Raises `ModelError` for NaN and infinity."""
+    found, damaged = {}, []
+    for ours, stored in names.items():
+        tensor = taken(file.read(stored.name), stored).to(device=device, dtype=dtype)
+        low, high = tensor.aminmax() if tensor.numel() else (tensor.new_zeros(()),) * 2
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            damaged.append(stored.name)
+        found[ours] = tensor
+    if damaged:
+        raise ModelError(f"{file.path}: values that are not finite in {listed(damaged)}")
+    return found
+
+
+def taken(tensor: Tensor, stored: Stored) -> Tensor:
+    """One of our tensors out of a stored one."""
+    if stored.transposed:
+        tensor = tensor.mT
+    tensor = tensor.chunk(stored.parts)[stored.part] if stored.parts > 1 else tensor
+    if stored.paired:
+        tensor = tensor.unflatten(0, (stored.paired, -1, 2)).transpose(1, 2).flatten(0, 2)
+    return tensor.contiguous()
+
+
+def to_file(tensors: Mapping[str, Tensor], names: Mapping[str, Stored]) -> dict[str, Tensor]:
+    """The tensors as a file has them: `taken` backwards."""
+    parts: dict[str, dict[int, Tensor]] = {}
+    for ours, stored in names.items():
+        tensor = tensors[ours]
+        if stored.paired:
+            tensor = tensor.unflatten(0, (stored.paired, 2, -1)).transpose(1, 2).flatten(0, 2)
+        parts.setdefault(stored.name, {})[stored.part] = tensor.mT if stored.transposed else tensor
+    # a transposed tensor has its outputs last; a vector has nothing else
+    return {
+        name: torch.cat([found[i] for i in sorted(found)], dim=-1) if len(found) > 1 else found[0]
+        for name, found in parts.items()
+    }

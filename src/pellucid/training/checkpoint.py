@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from pellucid.core.errors import CorruptionError, DivergenceError, RunError
 from pellucid.core.files import MANIFEST, atomic_folder, read_json, remove_folder, verify, write_json
 from pellucid.core.run import RunFolder
-from pellucid.network.families import family
-from pellucid.network.transformer import Transformer
-from pellucid.network.weights import WEIGHTS, read_tensors, save_network, save_tensors
+from pellucid.network.network import Network
+from pellucid.network.sources import save_tensors
+from pellucid.network.weights import load_into, save_network
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.training.optimizers import Optimizers
 
@@ -30,7 +30,7 @@ class Position:
     validation_loss: float | None  # nats per token, if this step was evaluated
 
 
-def save(run: RunFolder, network: Transformer, optimizers: Optimizers, tokenizer: Tokenizer, position: Position) -> Path:
+def save(run: RunFolder, network: Network, optimizers: Optimizers, tokenizer: Tokenizer, position: Position) -> Path:
     """Write `checkpoints/step-N`; refuse weights that are not finite."""
     for name, weight in network.named_parameters():
         if not torch.isfinite(weight).all():
@@ -46,15 +46,10 @@ def save(run: RunFolder, network: Transformer, optimizers: Optimizers, tokenizer
     return folder
 
 
-def load(folder: Path, network: Transformer, optimizers: Optimizers) -> Position:
+def load(folder: Path, network: Network, optimizers: Optimizers) -> Position:
     """Put a checkpoint's weights and optimizer state back in place; damage is an error that names the file."""
     verify(folder)
-    names = family(network.config.family, folder).weight_names(network.config)
-    expected = network.state_dict()
-    loaded = read_tensors(folder / WEIGHTS, names, expected, torch.float32, "cpu")
-    with torch.no_grad():
-        for name, weight in loaded.items():
-            expected[name].copy_(weight)
+    load_into(network, folder)
     optimizers.load(load_file(folder / OPTIMIZER))
     return position(folder)
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import cast
 
 from pellucid.core.device import Compute
+from pellucid.network.build import build
 from pellucid.network.config import ModelConfig
 from pellucid.network.flops import training_flops
-from pellucid.network.transformer import build
 from pellucid.text.batches import Batches
 from pellucid.training.loop import Step, TrainState
-from pellucid.training.objectives import CausalLM
+from pellucid.training.objectives import TokenPrediction
 from pellucid.training.optimizers import Optimizers
 from pellucid.training.preparation import Prepared
 from pellucid.training.recipe import Recipe
@@ -44,7 +44,7 @@ class Job:
         """A fresh network and its optimizers, the same every time."""
         training = self.recipe.training
         network = build(self.config, seed=training.seed, device=self.compute.device).train()
-        network.recompute, network.compute_dtype = training.recompute, self.compute.dtype
+        network.compute_in(self.compute.dtype, recompute=training.recompute)
         if training.compile == "on":
             network.compile_blocks()
         return TrainState(network=network, optimizers=Optimizers(network, self.recipe.optimizer))
@@ -62,7 +62,7 @@ class Job:
     def step(self) -> Step:
         """How a step is computed."""
         return Step(
-            objective=CausalLM(),
+            objective=TokenPrediction(),
             batches=self.batches(),
             schedule=self.recipe.schedule,
             steps=self.steps,
@@ -74,7 +74,7 @@ class Job:
         training = self.recipe.training
         return validate(
             state.network,
-            CausalLM(),
+            TokenPrediction(),
             self.prepared.validation,
             context=self.config.context_length,
             documents=self.recipe.data.document_masks,

@@ -13,7 +13,7 @@ from typing import Any
 
 from pellucid.core.errors import DivergenceError
 from pellucid.core.progress import Task
-from pellucid.network.transformer import Transformer
+from pellucid.network.network import Network
 from pellucid.text.batches import IGNORED, Batch, Batches
 from pellucid.training.objectives import Objective
 from pellucid.training.optimizers import Optimizers
@@ -26,7 +26,7 @@ from pellucid.training.validation import Validation
 class TrainState:
     """All that changes while a network learns."""
 
-    network: Transformer
+    network: Network
     optimizers: Optimizers
     step: int = 0  # optimizer steps done
     seconds: float = 0.0  # of training so far

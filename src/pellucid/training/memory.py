@@ -12,6 +12,7 @@ from pellucid.core.errors import ResourceError
 from pellucid.core.files import format_bytes
 from pellucid.core.machine import disk_free, memory_available
 from pellucid.network.attention import ROWS, SHORT
+from pellucid.network.build import block_parameters, parameters
 from pellucid.network.config import ModelConfig
 from pellucid.training.objectives import LOGITS
 
@@ -36,8 +37,8 @@ def estimate(
     config: ModelConfig, *, micro_batch: int, context: int, compute: Compute, optimizer: str, recompute: bool
 ) -> Memory:
     """Weights, gradients and optimizer state are fp32; activations are what autograd keeps for the backward pass."""
-    parameters = config.parameters
-    matrices = config.block_parameters if optimizer == "muon" else 0  # Muon keeps one number for each, AdamW two
+    weights = parameters(config)
+    matrices = block_parameters(config) if optimizer == "muon" else 0  # Muon keeps one number for each, AdamW two
     size = compute.dtype.itemsize
     tokens = micro_batch * context
     scores = (context + min(context, ROWS)) / 2 if compute.device == "cpu" and context <= SHORT else 0
@@ -45,9 +46,9 @@ def estimate(
     kept = size * config.layers * config.d_model + block if recompute else config.layers * block
     head = 2.5 * 4 * min(config.vocab_size, LOGITS / tokens)  # logits, their fp32 copy on a CPU, log-probabilities in fp32
     return Memory(
-        weights=4.0 * parameters + (size * parameters if size < 4 else 0),  # a bf16 copy is kept for the backward pass
-        gradients=4.0 * parameters,
-        optimizer=4.0 * (2 * parameters - matrices),
+        weights=4.0 * weights + (size * weights if size < 4 else 0),  # a bf16 copy is kept for the backward pass
+        gradients=4.0 * weights,
+        optimizer=4.0 * (2 * weights - matrices),
         activations=tokens * (kept + head),
     )
 
@@ -96,9 +97,9 @@ def check_memory(need: Memory, compute: Compute) -> None:
 
 def check_disk(config: ModelConfig, optimizer: str, keep: int, folder: Path) -> None:
     """Refuse a run whose checkpoints cannot fit: the kept ones, the best, the one being written, and the model."""
-    matrices = config.block_parameters if optimizer == "muon" else 0
-    checkpoint = 4.0 * (3 * config.parameters - matrices)
-    need, free = (keep + 2) * checkpoint + 4 * config.parameters, disk_free(folder)
+    matrices = block_parameters(config) if optimizer == "muon" else 0
+    checkpoint = 4.0 * (3 * parameters(config) - matrices)
+    need, free = (keep + 2) * checkpoint + 4 * parameters(config), disk_free(folder)
     if need > free:
         raise ResourceError(
             f"the checkpoints need about {format_bytes(need)} of disk ({keep} kept, the best, one being written, "

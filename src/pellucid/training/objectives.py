@@ -1,7 +1,9 @@
 """What a batch teaches: small objects that the one loop is given."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -10,32 +12,57 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from pellucid.network.masks import Mask
-from pellucid.network.transformer import Transformer
+from pellucid.network.network import Network
+from pellucid.network.recurrent import LayerState
 from pellucid.text.batches import IGNORED, Batch
 
+MOST = 0.5  # with fewer targets than this share of the positions, only they are scored
 LOGITS = 32_768 * 1024  # with more than this many, the logits are computed in pieces, and again for the gradient
 
 
 class Objective(Protocol):
     """A loss that is a sum over targets, so that micro-batches add up to the batch exactly."""
 
-    def loss(self, network: Transformer, batch: Batch) -> Tensor:
-        """Summed loss in nats over the batch's targets, a scalar."""
+    def loss(self, network: Network, batch: Batch, state: Sequence[LayerState] | None = None) -> Tensor:
+        """Summed loss in nats over the batch's targets, a scalar.
+
+        `state` is what a recurrent network remembers of the rows before these; it is replaced by what it remembers after them.
+        """
 
 
-class CausalLM:
-    """Predict the next token."""
+class TokenPrediction:
+    """Predict the batch's targets: the next tokens, those under the mask, or the spans that were cut out."""
 
-    def loss(self, network: Transformer, batch: Batch) -> Tensor:
-        device = network.device
-        ids, targets = (torch.from_numpy(array).to(device) for array in (batch.ids, batch.targets))
-        mask = None if batch.documents is None else Mask.for_documents(torch.from_numpy(batch.documents).to(device))
-        hidden = network.encode(ids, mask).flatten(0, 1)
-        return cross_entropy(hidden, network.head.weight, targets.flatten())
+    def loss(self, network: Network, batch: Batch, state: Sequence[LayerState] | None = None) -> Tensor:
+        inputs: dict[str, Any] = {"mask": mask_of(network, batch)}
+        if batch.decoder_ids is not None:
+            inputs["decoder_ids"] = torch.from_numpy(batch.decoder_ids).to(network.device)
+        if state is not None:
+            inputs["cache"] = state
+        hidden = network.encode(torch.from_numpy(batch.ids).to(network.device), **inputs).flatten(0, 1)
+        targets = batch.targets.reshape(-1)
+        if (targets != IGNORED).mean() < MOST:
+            chosen = np.flatnonzero(targets != IGNORED)
+            hidden, targets = hidden[torch.from_numpy(chosen).to(network.device)], targets[chosen]
+        head = network.scores
+        return cross_entropy(head.prepare(hidden), head.weight, torch.from_numpy(targets).to(network.device), head.bias)
+
+
+def mask_of(network: Network, batch: Batch) -> Mask | None:
+    """Who sees whom in a batch; None: what the network does by itself."""
+    if batch.documents is not None:
+        documents = torch.from_numpy(batch.documents).to(network.device)
+        return Mask.for_documents(documents, causal=network.config.causal)
+    if batch.present is not None and network.config.architecture != "decoder":
+        return Mask.for_bidirectional(torch.from_numpy(batch.present).to(network.device))
+    return None
 
 
 def cross_entropy(
-    hidden: Float[Tensor, "tokens d_model"], weight: Float[Tensor, "vocab d_model"], targets: Int[Tensor, " tokens"]
+    hidden: Float[Tensor, "tokens d_model"],
+    weight: Float[Tensor, "vocab d_model"],
+    targets: Int[Tensor, " tokens"],
+    bias: Float[Tensor, " vocab"] | None = None,
 ) -> Float[Tensor, ""]:
     """Summed cross-entropy in nats of the head's logits, in memory bounded by `LOGITS` whatever the vocabulary.
 
@@ -44,16 +71,16 @@ def cross_entropy(
     """
     rows = max(1, LOGITS // weight.shape[0])
     if len(hidden) <= rows:
-        return summed_loss(hidden, weight, targets)
+        return summed_loss(hidden, weight, targets, bias)
     losses = [
-        checkpoint(summed_loss, hidden[start : start + rows], weight, targets[start : start + rows], use_reentrant=False)
+        checkpoint(summed_loss, hidden[start : start + rows], weight, targets[start : start + rows], bias, use_reentrant=False)
         for start in range(0, len(hidden), rows)
     ]
     return torch.stack(losses).sum()
 
 
-def summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    logits = F.linear(hidden, weight.to(hidden.dtype))
+def summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> Tensor:
+    logits = F.linear(hidden, weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype))
     return cast(Tensor, SummedCrossEntropy.apply(logits, targets))  # type: ignore[no-untyped-call]
 
 

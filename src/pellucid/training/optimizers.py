@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pellucid.core.errors import CorruptionError
+from pellucid.network.build import is_block_matrix
 from pellucid.training.recipe import Optimizer
 
 
@@ -18,8 +19,8 @@ class Optimizers:
     def __init__(self, network: nn.Module, settings: Optimizer) -> None:
         self.names: dict[Tensor, str] = {weight: name for name, weight in network.named_parameters()}
         self.clip = settings.clip
-        blocks = [w for w, name in self.names.items() if w.ndim == 2 and name.startswith("blocks.")]
-        rest = [w for w, name in self.names.items() if w.ndim != 2 or not name.startswith("blocks.")]
+        blocks = [w for w, name in self.names.items() if is_block_matrix(name, w.ndim)]
+        rest = [w for w, name in self.names.items() if not is_block_matrix(name, w.ndim)]
         matrices: dict[str, Any] = {
             "params": blocks,
             "lr": settings.matrix_rate,

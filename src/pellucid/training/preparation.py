@@ -11,6 +11,7 @@ from pellucid.core.errors import ConfigError, RunError
 from pellucid.core.machine import cache_folder
 from pellucid.core.progress import Progress
 from pellucid.network.config import ModelConfig
+from pellucid.network.families import FAMILIES
 from pellucid.network.sizes import parse_size
 from pellucid.text.corpus import Corpus
 from pellucid.text.store import TokenStore, TokenView
@@ -96,7 +97,7 @@ def dimensions(model: Model, vocab_size: int) -> ModelConfig:
         d_mlp = model.d_mlp or (size.d_mlp if d_model == size.d_model else max(32, round(d_model / 12) * 32))
     if d_model % heads:
         raise ConfigError(f"model.d_model ({d_model}) must be a multiple of model.heads ({heads})")
-    return ModelConfig(
+    return FAMILIES["qwen3"].new(
         vocab_size=vocab_size,
         context_length=model.context_length,
         d_model=d_model,

@@ -21,8 +21,9 @@ from pellucid.core.files import MANIFEST, atomic_folder, format_bytes, hash_file
 from pellucid.core.machine import cpu_name, memory_limit
 from pellucid.core.progress import Progress
 from pellucid.core.run import RunFolder
+from pellucid.network.build import parameters
 from pellucid.network.flops import training_flops
-from pellucid.network.transformer import Transformer
+from pellucid.network.network import Network
 from pellucid.text.corpus import Corpus
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.training import checkpoint
@@ -33,7 +34,7 @@ from pellucid.training.preparation import check_unchanged, dimensions, fingerpri
 from pellucid.training.recipe import Recipe
 from pellucid.training.report import write_report, write_samples
 
-Sampler = Callable[[Transformer, Tokenizer, str], str]  # continues a prompt; training does not know how generation works
+Sampler = Callable[[Network, Tokenizer, str], str]  # continues a prompt; training does not know how generation works
 
 
 class Interrupted(PellucidError):
@@ -238,7 +239,7 @@ def describe(job: Job, asked: Recipe, corpus: Corpus, hashes: dict[str, str]) ->
             "planned": planned,
             "epochs": planned / prepared.training.tokens,
         },
-        "parameters": job.config.parameters,
+        "parameters": parameters(job.config),
         "training_flops_per_token": training_flops(job.config, job.config.context_length),
         "training_flops": job.step_flops * job.steps,
     }

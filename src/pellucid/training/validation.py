@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pellucid.network.transformer import Transformer
+from pellucid.network.network import Network
 from pellucid.text.batches import IGNORED, sequential
 from pellucid.text.store import TokenView
 from pellucid.training.objectives import Objective
@@ -32,7 +32,7 @@ class Validation:
 
 @torch.no_grad()
 def validate(
-    network: Transformer,
+    network: Network,
     objective: Objective,
     view: TokenView,
     *,

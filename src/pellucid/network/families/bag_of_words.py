@@ -1,0 +1,27 @@
+"""A bag of words with one or more layers on top. No family of transformers."""
+
+from pellucid.network.config import ModelConfig
+from pellucid.network.families.family import Family, Stored, stored
+
+
+def tensors(config: ModelConfig) -> dict[str, Stored]:
+    names = stored({"embedding": "embedding"})
+    names |= stored({f"blocks.{i}": f"layers.{i}" for i in range(config.layers - 1)}, kinds=("weight", "bias"))
+    return names if config.tied and not config.labels else names | stored({"head": "head"})
+
+
+FAMILY = Family(
+    name="bag-of-words",
+    classes=("BagOfWords",),
+    fields={
+        "vocab_size": "vocab_size",
+        "context_length": "context_length",
+        "d_model": "hidden_size",
+        "layers": "num_layers",
+        "tied": "tie_word_embeddings",
+        "labels": "num_labels",
+    },
+    tensors=tensors,
+    shape={"architecture": "bag-of-words", "positions": "none", "activation": "relu"},
+    defaults={"tie_word_embeddings": True, "num_labels": 0},
+)

@@ -1,0 +1,70 @@
+"""What a family is: how its `config.json` and its tensors are called, and what all its members share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pellucid.core.errors import ModelError
+from pellucid.network.config import ModelConfig
+
+Fields = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where one of our tensors lies in a file: in which tensor, and in what form."""
+
+    name: str
+    part: int = 0  # which of `parts` equal parts along the outputs
+    parts: int = 1
+    transposed: bool = False  # [inputs outputs] instead of [outputs inputs]
+    paired: int = 0  # heads whose rotary pairs are neighbours (i, i + 1) instead of (i, i + d_head / 2)
+
+
+def stored(
+    names: Mapping[str, str], ours: str = "", theirs: str = "", kinds: tuple[str, ...] = ("weight",)
+) -> dict[str, Stored]:
+    """A table of module names as one of tensors, with what stands before each name."""
+    return {f"{ours}{mine}.{kind}": Stored(f"{theirs}{name}.{kind}") for mine, name in names.items() for kind in kinds}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A mapping of names and fields, both ways. Names on the other side are those of Hugging Face transformers."""
+
+    name: str  # `model_type`
+    classes: tuple[str, ...]  # `architectures`: with the head that our network has, and without one
+    fields: Mapping[str, str]  # ours: theirs
+    tensors: Callable[[ModelConfig], dict[str, Stored]]  # ours: theirs
+    shape: Fields  # our fields that are the same for all members
+    read: Callable[[Fields], Fields] = lambda _: {}  # our fields that take more than a name to find
+    write: Callable[[ModelConfig], Fields] = lambda _: {}  # and theirs
+    fixed: Fields = field(default_factory=dict)  # theirs: the only value that our network computes; others are refused
+    defaults: Fields = field(default_factory=dict)  # theirs: what a file means that leaves the field out
+    prefix: str = ""  # what stands before the names of a model with a head, and not of one without
+    headless: str = ""  # beginnings of the names of the head's tensors, separated by spaces
+    ignored: str = r"(?!)"  # names of tensors that are no weights: masks and tables which follow from the configuration
+    repeated: Mapping[str, str] = field(default_factory=dict)  # names under which files repeat one of our tensors
+
+    def new(self, **dimensions: Any) -> ModelConfig:
+        """A configuration of this family."""
+        return ModelConfig(family=self.name, **self.shape | dimensions)
+
+    def config_to_file(self, config: ModelConfig) -> Fields:
+        """The fields of `config.json` that describe the network."""
+        fields = {theirs: getattr(config, ours) for ours, theirs in self.fields.items()}
+        chosen = self.classes[0 if config.head != "none" else 1]
+        return {"model_type": self.name, "architectures": [chosen]} | self.fixed | fields | self.write(config)
+
+    def config_from_file(self, file: Fields, source: object) -> Fields:
+        """Our fields from the parsed `config.json`. Raises `ModelError` for what the network cannot do."""
+        file = self.defaults | file
+        for name, value in self.fixed.items():
+            if file.get(name, value) != value:
+                raise ModelError(
+                    f"{source}: {name} = {file[name]!r} is not supported, and leaving it out would change the model's answers"
+                )
+        found = {ours: file[theirs] for ours, theirs in self.fields.items() if file.get(theirs) is not None}
+        return {"family": self.name} | self.shape | found | self.read(file)

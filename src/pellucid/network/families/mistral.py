@@ -1,0 +1,25 @@
+"""Mistral (Jiang et al., 2023): Llama's parts; its sliding window is not supported, and refused where it would matter."""
+
+from dataclasses import replace
+from typing import Any
+
+from pellucid.core.errors import ModelError
+from pellucid.network.families import llama
+
+
+def read(file: dict[str, Any]) -> dict[str, Any]:
+    window, context = file.get("sliding_window"), file.get("max_position_embeddings")
+    if isinstance(window, int) and not (isinstance(context, int) and context <= window):
+        raise ModelError(f"sliding_window = {window} is not supported, and leaving it out would change the model's answers")
+    return llama.read(file)
+
+
+FAMILY = replace(
+    llama.FAMILY,
+    name="mistral",
+    classes=("MistralForCausalLM",),
+    fields=llama.FIELDS,
+    read=read,
+    write=lambda config: llama.write(config) | {"sliding_window": None},
+    defaults=llama.DEFAULTS | {"max_position_embeddings": 131_072, "sliding_window": 4096, "num_key_value_heads": 8},
+)

@@ -1,0 +1,45 @@
+"""RoBERTa (Liu et al., 2019): BERT's parts; positions are counted from behind the padding token's id."""
+
+from dataclasses import replace
+from typing import Any
+
+from pellucid.network.config import ModelConfig
+from pellucid.network.families import bert
+from pellucid.network.families.family import Stored, stored
+
+
+def read(file: dict[str, Any]) -> dict[str, Any]:
+    padding, rows = file["pad_token_id"], file["max_position_embeddings"]
+    if not isinstance(padding, int) or not isinstance(rows, int):
+        return bert.read(file) | {"position_offset": padding}
+    return bert.read(file) | {"position_offset": padding + 1, "context_length": rows - padding - 1}
+
+
+def write(config: ModelConfig) -> dict[str, Any]:
+    rows = config.context_length + config.position_offset
+    return bert.write(config) | {"pad_token_id": config.position_offset - 1, "max_position_embeddings": rows}
+
+
+def tensors(config: ModelConfig) -> dict[str, Stored]:
+    names = bert.encoder(config, "roberta.")
+    if config.head == "mlm":
+        names |= stored({"head.dense": "lm_head.dense", "head.norm": "lm_head.layer_norm"}, kinds=bert.BOTH)
+        names["head.bias"] = Stored("lm_head.bias")
+    if config.head == "mlm" and not config.tied:
+        names["head.weight"] = Stored("lm_head.decoder.weight")
+    return names
+
+
+FAMILY = replace(
+    bert.FAMILY,
+    name="roberta",
+    classes=("RobertaForMaskedLM", "RobertaModel"),
+    tensors=tensors,
+    shape=bert.SHAPE | {"position_offset": 2},
+    read=read,
+    write=write,
+    defaults=bert.FAMILY.defaults | {"pad_token_id": 1, "max_position_embeddings": 512},
+    prefix="roberta.",
+    ignored=r".*embeddings\.position_ids",
+    repeated={"lm_head.decoder.weight": "embedding.weight", "lm_head.decoder.bias": "head.bias"},
+)

@@ -1,0 +1,80 @@
+"""What all networks have in common: token ids in, hidden states and scores out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pellucid.core.errors import ModelError
+from pellucid.network.config import ModelConfig
+from pellucid.network.layers import Embedding, Head
+from pellucid.network.taps import Site, Taps
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a forward pass returns."""
+
+    logits: Float[Tensor, "batch *seq scores"] | None  # None: the network has no head
+    hidden: Float[Tensor, "batch seq d_model"]  # what the head reads, after the last norm
+    pooled: Float[Tensor, "batch d_model"] | None = None  # of a network with a pooler
+
+
+class Network(nn.Module):
+    """A language model. `encode` is the forward pass up to the head; `head` scores what it returns."""
+
+    compute_dtype: torch.dtype | None = None  # of activations and matrix products; None: that of the weights
+    compiled: bool = False  # whether the blocks are torch.compile's
+    recompute: bool = False  # activation checkpointing: hold each block's input only, compute the rest again when needed
+    config: ModelConfig
+    embedding: Embedding
+    head: Head | None
+
+    def encode(self, *inputs: Any, **options: Any) -> Float[Tensor, "batch seq d_model"]:
+        """All but the head: what a loss that never builds all scores works on."""
+        raise NotImplementedError
+
+    def sites(self) -> list[Site]:
+        """Every place where taps can read or edit, in the order of the forward pass."""
+        raise NotImplementedError
+
+    @property
+    def scores(self) -> Head:
+        """The head of a network that must have one."""
+        if self.head is None:
+            raise ModelError(f"this {self.config.family} model has no language-model head, so it gives vectors but no scores")
+        return self.head
+
+    def tie(self) -> None:
+        """Make the embedding's weight the head's, where they are one."""
+        if self.config.tied and self.head is not None and not self.config.labels:
+            self.head.weight = self.embedding.weight
+
+    def compute_in(self, dtype: torch.dtype | None, *, recompute: bool = False) -> None:
+        """Set the type of activations and matrix products, and whether activations are held or computed again."""
+        for part in self.modules():
+            if isinstance(part, Network):
+                part.compute_dtype, part.recompute = dtype, recompute
+
+    def compile_blocks(self) -> None:
+        """Have torch.compile make one kernel after another of every block's forward and backward pass."""
+        self.compiled = True
+        for name, module in self.named_modules():
+            if name.rpartition(".")[0].endswith("blocks"):
+                module.compile(dynamic=False)
+
+    def check(self, taps: Taps | None) -> None:
+        """Refuse taps on sites that there are not."""
+        if taps is not None:
+            taps.check(site.name for site in self.sites())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of activations."""
+        return self.compute_dtype or self.embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
