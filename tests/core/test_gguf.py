@@ -259,22 +259,28 @@ def test_version_2_and_all_scalar_types_are_read(tmp_path):
 
 HUGE = 2**60
 DAMAGE = {
-    "an empty file": (b"", "4 bytes are to follow byte 0, but it ends at 0"),
+    "an empty file": (b"", "4 bytes of its header follow byte 0, but it can reach no further than 0"),
     "not GGUF": (b"PK\3\4" + bytes(40), "it does not begin with the letters GGUF"),
-    "a header cut short": (container()[:20], "8 bytes are to follow byte 16, but it ends at 20"),
-    "a count of metadata of 2^60": (container(counts=(0, HUGE)), "4 bytes are to follow byte 32, but it ends at 32"),
-    "a count of tensors of 2^60": (container(counts=(HUGE, 0)), "4 bytes are to follow byte 32, but it ends at 32"),
+    "a header cut short": (container()[:20], "8 bytes of its header follow byte 16, but it can reach no further than 20"),
+    "a count of metadata of 2^60": (
+        container(counts=(0, HUGE)),
+        "4 bytes of its header follow byte 32, but it can reach no further than 32",
+    ),
+    "a count of tensors of 2^60": (
+        container(counts=(HUGE, 0)),
+        "4 bytes of its header follow byte 32, but it can reach no further than 32",
+    ),
     "a string beyond the end": (
         container([struct.pack("<Q", HUGE)]),
-        f"{HUGE} bytes are to follow byte 32, but it ends at 32",
+        f"{HUGE} bytes of its header follow byte 32, but it can reach no further than 32",
     ),
     "an array beyond the end": (
         container([pair("a", ARRAY, array(UINT32, HUGE))]),
-        f"{4 * HUGE} bytes are to follow byte 49, but it ends at 64",
+        f"{4 * HUGE} bytes of its header follow byte 49, but it can reach no further than 64",
     ),
     "an array of 2^60 texts": (
         container([pair("a", ARRAY, array(STRING, HUGE))]),
-        "8 bytes are to follow byte 57, but it ends at 64",
+        "8 bytes of its header follow byte 57, but it can reach no further than 64",
     ),
     "an array of arrays": (container([pair("a", ARRAY, array(ARRAY, 1))]), "'a' is an array of arrays"),
     "an unknown type of value": (container([pair("a", 13, b"")]), "'a' is of the unknown type 13"),
@@ -336,6 +342,13 @@ def test_damage_is_one_sentence_that_names_the_file(tmp_path, case):
     assert str(caught.value) == (
         f"{tmp_path / 'x.gguf'} is not a whole GGUF file: {what}; download it again, or convert the model again"
     )
+
+
+def test_a_header_without_end_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("pellucid.core.gguf.HEADER_LIMIT", 1000)
+    pairs = [pair("a", ARRAY, array(STRING, 200, text("") * 200))]
+    with pytest.raises(CorruptionError, match="8 bytes of its header follow byte 993, but it can reach no further than 1000"):
+        opened(tmp_path, container(pairs))
 
 
 def test_an_alignment_of_64_is_honoured(tmp_path):

@@ -1,7 +1,7 @@
 """GGUF files (llama.cpp's container, versions 2 and 3): read by a strict parser of our own, for the file may be anybody's.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Quantised blocks are decoded, and files are written, by
-the package `gguf`. Nothing in a file decides how much memory is taken: what it claims is compared with the bytes it has.
+the package `gguf`. Nothing a file claims decides how much memory is taken: claims are compared with the bytes that it has.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ NOT_READ = {
 }  # fmt: skip
 
 DEFAULT_ALIGNMENT, MAX_DIMENSIONS = 32, 4
+HEADER_LIMIT = 128_000_000  # bytes before the tensors; a vocabulary of 262,144 tokens with its merges takes a tenth
 LARGEST_F16 = 65504
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}  # llama.cpp's number for "mostly of this type"
 
@@ -91,7 +92,7 @@ def open_gguf(path: Path) -> GGUF:
     if not path.is_file():
         raise ModelError(f"{path} is not a file; give the path of a .gguf file")
     data = np.memmap(path, np.uint8, mode="r").view(np.ndarray) if path.stat().st_size else np.empty(0, np.uint8)
-    cursor = _Cursor(path, data.data)
+    cursor = _Cursor(path, data[:HEADER_LIMIT].data)
     if bytes(cursor.take(4)) != b"GGUF":
         raise cursor.damage("it does not begin with the letters GGUF")
     if (version := cursor.integer(4)) not in (2, 3):
@@ -135,7 +136,9 @@ class _Cursor:
     def take(self, size: int) -> memoryview:
         start, self.position = self.position, self.position + size
         if self.position > len(self.data):
-            raise self.damage(f"{size} bytes are to follow byte {start}, but it ends at {len(self.data)}")
+            raise self.damage(
+                f"{size} bytes of its header follow byte {start}, but it can reach no further than {len(self.data)}"
+            )
         return self.data[start : self.position]
 
     def integer(self, size: int) -> int:
