@@ -289,3 +289,73 @@ def test_normalizers_of_others_are_respected():
     tokenizer = Tokenizer(backend, {})
     assert tokenizer.kind == "wordlevel"
     assert tokenizer.encode("Ab") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        lambda extra: Tokenizer.train_bpe([TEXT], 260 + len(extra), extra=extra),
+        lambda extra: Tokenizer.train_chars([TEXT], extra=extra),
+    ],
+)
+def test_tokenizers_for_other_objectives(train, tmp_path):
+    from transformers import AutoTokenizer
+
+    masked, spans = train(["[MASK]"]), train([f"<extra_id_{n}>" for n in range(100)])
+    assert (masked.mask, masked.sentinels, masked.frame) == (3, [], ([0], [0]))
+    assert (spans.mask, spans.sentinels, spans.frame) == (None, list(range(3, 103)), ([], [0]))
+    assert train([]).frame == ([], [])
+    for name, tokenizer in (("masked", masked), ("spans", spans)):
+        tokenizer.save(tmp_path / name)
+        loaded, theirs = Tokenizer.load(tmp_path / name), AutoTokenizer.from_pretrained(tmp_path / name)
+        assert (loaded.fingerprint, loaded.frame, loaded.mask) == (tokenizer.fingerprint, tokenizer.frame, tokenizer.mask)
+        assert (loaded.sentinels, loaded.pad, loaded.beginning) == (tokenizer.sentinels, 0, tokenizer.beginning)
+        for text in ("The fox", "天地", ""):
+            framed = [*tokenizer.frame[0], *tokenizer.encode(text), *tokenizer.frame[1]]
+            assert theirs(text)["input_ids"] == tokenizer.encode(text, framed=True) == framed
+            assert tokenizer.encode_batch([text, text], framed=True)[1].tolist() == framed
+        assert theirs.mask_token_id == tokenizer.mask
+        assert set(tokenizer.special_ids) == set(theirs.all_special_ids)
+    assert masked.encode("fox [MASK]", special=True)[-1] == 3
+
+
+@pytest.mark.parametrize("extra", [["a"], [""], ["<|im_start|>"], ["[MASK]", "[MASK]"]])
+def test_an_extra_token_that_cannot_be_is_named(extra):
+    said = f"the extra token {extra[0]!r} is a single character or there already; name it otherwise"
+    assert message(Tokenizer.train_chars, [TEXT], extra=extra) == said
+    assert message(Tokenizer.train_bpe, [TEXT], 300, extra=extra) == said
+
+
+def test_an_extra_token_needs_room():
+    assert "the 256 bytes and 4 special tokens make 260" in message(Tokenizer.train_bpe, [TEXT], 259, extra=["[MASK]"])
+
+
+def words(tokenizer: Tokenizer, text: str) -> list[str]:
+    """A text cut where its tokens say that a word begins."""
+    starts, pieces = tokenizer.word_starts(), list[bytes]()
+    for id in tokenizer.encode(text):
+        if starts[id] or not pieces:
+            pieces.append(b"")
+        pieces[-1] += tokenizer.token_bytes(id)
+    return [piece.decode() for piece in pieces]
+
+
+def test_where_words_begin(bpe, chars, data):
+    text = "The fox's dog, 天地 for i\n  print(i)"
+    assert words(bpe, text) == ["The", " fox", "'s", " dog", ",", " ", "天", "地", " for", " i", "\n", " ", " print", "(i", ")"]
+    assert words(chars, "The fox (in) 天地\n1é") == ["The", " fox", " ", "(in", ")", " ", "天", "地", "\n1é"]
+    bert = Tokenizer.load(data / "tokenizers" / "bert-base-uncased")
+    starts = bert.word_starts()
+    assert (starts.dtype, starts.shape) == (np.bool_, (bert.vocab_size,))
+    ids = bert.encode("embeddings, 天", framed=True)
+    assert [bert.backend.id_to_token(id) for id in ids if not starts[id]] == ["##bed", "##ding", "##s"]
+    for tokenizer in (bpe, chars, bert):
+        assert tokenizer.word_starts()[sorted(tokenizer.special_ids)].all()
+
+
+def test_names_of_special_tokens_where_nobody_declares_them(tmp_path):
+    made = foreign(tmp_path / "a", ["<s>", "</s>", "<pad>", "<mask>", "<extra_id_0>", "<extra_id_2>"])
+    assert (made.beginning, made.end_of_text, made.pad, made.mask, made.sentinels) == (0, 1, 2, 3, [4])
+    made = foreign(tmp_path / "b", ["<x>", "<y>"], bos_token="<x>", pad_token={"content": "<y>"}, mask_token="<z>")
+    assert (made.beginning, made.pad, made.mask, made.sentinels) == (0, 1, None, [])
+    assert foreign(tmp_path / "c", ["<x>"]).beginning is None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pellucid.core.errors import CorruptionError, TokenizerError
-from pellucid.core.files import format_bytes, read_json
+from pellucid.core.files import format_bytes, own_file, read_json
 from pellucid.text.byte_pairs import LARGEST_ID, add_tokens, byte_level, check_vocabulary, frame, parse_merges
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ def read(path: Path) -> tuple[Backend, dict[str, Any]]:
     if not path.is_dir():
         if not path.is_file():
             raise TokenizerError(f"{path} does not exist; name a tokenizer.json or a folder that has one")
-        return read_fast(_sized(path)), read_config(path.parent)
-    if file := own(path, "tokenizer.json"):
+        return read_fast(path), read_config(path.parent)
+    if file := own_file(path, "tokenizer.json"):
         return read_fast(file), read_config(path)
     for vocabulary, merges in BYTE_LEVEL_FILES:
-        if (first := own(path, vocabulary)) and (second := own(path, merges)):
+        if (first := own_file(path, vocabulary)) and (second := own_file(path, merges)):
             return _read_byte_level(first, second, read_config(path))
-    if file := own(path, "vocab.txt"):
+    if file := own_file(path, "vocab.txt"):
         return _read_wordpiece(file, read_config(path))
     if found := next((name for name in SENTENCEPIECE_FILES if (path / name).is_file()), None):
         raise TokenizerError(f"{path / found} is a sentencepiece model, which we do not read; {CONVERT}")
@@ -50,9 +50,12 @@ def read_fast(file: Path) -> Backend:
     """A `tokenizer.json`. Raises `TokenizerError` for all that would crash later."""
     from tokenizers import Tokenizer, models, processors
 
+    _check_size(file)
     try:
         backend = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises nothing narrower
+    except BaseException as error:
+        if not is_from_library(error):
+            raise
         raise TokenizerError(f"{file} is not a tokenizer that the tokenizers library can read ({error})") from None
     vocabulary = backend.get_vocab(with_added_tokens=True)
     if (largest := max(vocabulary.values(), default=0)) > LARGEST_ID:
@@ -67,35 +70,23 @@ def read_fast(file: Path) -> Backend:
     return backend
 
 
+def is_from_library(error: BaseException) -> bool:
+    """Whether the tokenizers library raised this: `Exception`, nothing narrower, or, crashing, a class it does not export."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """What the files beside a tokenizer say, as one `tokenizer_config.json`; without any, what suits every tokenizer."""
     config: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if file := own(folder, name):
+        if file := own_file(folder, name):
             config.update(_read_object(file))
-    if file := own(folder, "chat_template.jinja"):
+    if file := own_file(folder, "chat_template.jinja"):
         config["chat_template"] = _read_text(file)
     config.setdefault("tokenizer_class", GENERAL_CLASS)
     config.setdefault("clean_up_tokenization_spaces", False)
     config.pop("auto_map", None)  # it names code to run, and we pass on no code
     return config
-
-
-def own(folder: Path, name: str) -> Path | None:
-    """A file of a folder, if it is there. Raises `TokenizerError` for a link out of the folder, and for one of absurd size."""
-    file = folder / name
-    if not file.is_file():
-        return None
-    if not inside(file, folder):
-        raise TokenizerError(f"{file} is a link to {file.resolve()}, outside its folder; copy the file there if you trust it")
-    return _sized(file)
-
-
-def inside(path: Path, folder: Path) -> bool:
-    """Whether a path stays in a folder when links are followed, or leads to the blobs of the Hugging Face cache it is in."""
-    target, home = path.resolve(), folder.resolve()
-    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
-    return target.is_relative_to(home) or target.parent == blobs
 
 
 def token_name(config: Mapping[str, Any], key: str) -> str | None:
@@ -169,13 +160,13 @@ def _with_special(backend: Backend, config: dict[str, Any], defaults: dict[str, 
     return config | names | {"tokenizer_class": GENERAL_CLASS}
 
 
-def _sized(file: Path) -> Path:
+def _check_size(file: Path) -> None:
     if (size := file.stat().st_size) > LARGEST_FILE:
-        raise TokenizerError(f"{file} has {format_bytes(size)}, more than {format_bytes(LARGEST_FILE)}; name a tokenizer's")
-    return file
+        raise TokenizerError(f"{file} has {format_bytes(size)}, more than any tokenizer's; name another")
 
 
 def _read_text(file: Path) -> str:
+    _check_size(file)
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -183,10 +174,7 @@ def _read_text(file: Path) -> str:
 
 
 def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        value = read_json(file)
-    except RecursionError:
-        raise CorruptionError(f"{file} is nested too deep for any file of a tokenizer; get it anew") from None
+    value = read_json(file)
     if not isinstance(value, dict):
-        raise CorruptionError(f"{file} holds {type(value).__name__}, not an object with names; get it anew")
+        raise CorruptionError(f"{file} holds a {type(value).__name__}, not an object with names; get it anew")
     return value
