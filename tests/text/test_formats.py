@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pellucid.core.errors import CorruptionError, ModelError, PellucidError, TokenizerError
-from pellucid.text.byte_pairs import CUTS
+from pellucid.text.byte_pairs import CUTS, add_tokens
 from pellucid.text.formats import from_gguf, from_llama2c, to_gguf
 from pellucid.text.tokenizer import Tokenizer
 
@@ -146,6 +146,9 @@ def test_the_two_names_of_gpt2_files_are_one_tokenizer(data, gpt2, tmp_path):
     )
     more = Tokenizer.load(tmp_path)
     assert more.encode("foo bar<|user|>", special=True) == [50258, 50257]
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"foo bar": 50258, "<pad>": 50257}))
+    assert Tokenizer.load(tmp_path).encode("foo bar") == [50258]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": {"60000": {"content": "<|user|>"}}}))
     assert "token 60000 of tokenizer_config.json ('<|user|>') is not the next" in message(Tokenizer.load, tmp_path)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
@@ -265,6 +268,8 @@ def test_the_vocabulary_of_llama2c(stories):
     ]
     assert stories.decode(told) == "Once upon a time, there was a little girl named Lily. She loved to play outsid"
     assert (stories.vocab_size, stories.beginning, stories.end_of_text, stories.frame) == (512, 1, 2, ([1], []))
+    stream = stories.stream()
+    assert "".join(map(stream.push, told)) + stream.finish() == stories.decode(told)
     assert stories.encode("天\n")[-4:] == [0xE5 + 3, 0xA4 + 3, 0xA9 + 3, 0x0A + 3]  # bytes, where there is no token
 
 
@@ -374,6 +379,29 @@ def test_llama_cpp_reads_what_we_write(request, cut_otherwise, lines, tmp_path, 
     assert again.encode_batch(lines, framed=True)[3].tolist() == tokenizer.encode(lines[3], framed=True)
     same(again, tokenizer.encode, lines)
     assert to_gguf(again) == metadata
+
+
+@pytest.mark.parametrize("name", ["gpt2", "stories"])
+def test_added_tokens_are_found_by_llama_cpp_too(request, tmp_path, name):
+    tokenizer = from_gguf(to_gguf(request.getfixturevalue(name)))
+    add_tokens(tokenizer.backend, ["foo bar"], special=False)
+    add_tokens(tokenizer.backend, ["<|sys|>"])
+    tokenizer = Tokenizer(tokenizer.backend, tokenizer.config)
+    judge = LlamaCpp(write_gguf(tmp_path / "model.gguf", to_gguf(tokenizer)))
+    texts = ["a foo bar b<|sys|> c", "foo bar", "foo barfoo bar x", "xfoo bar<|sys|>"]
+    same(tokenizer, judge.encode, texts)
+    same(tokenizer, lambda text: judge.encode(text, special=True), texts, special=True)
+    same(from_gguf(to_gguf(tokenizer)), tokenizer.encode, texts)
+
+
+def test_merges_are_in_the_order_in_which_transformers_writes_them(stories):
+    from transformers.tokenization_utils_sentencepiece import generate_merges
+
+    metadata = to_gguf(stories)
+    rows = zip(metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.scores"], strict=True)
+    scores = dict(list(rows)[259:])
+    theirs = generate_merges({token: id for id, token in enumerate(scores)}, scores)
+    assert theirs == [tuple(pair) for pair in json.loads(stories.to_json())["model"]["merges"]]
 
 
 def test_arrays_are_lists(smollm_file, smollm):

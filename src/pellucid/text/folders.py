@@ -150,6 +150,8 @@ def _with_special(backend: Backend, config: dict[str, Any], defaults: dict[str, 
     names = {key: name for key, name in declared.items() if backend.token_to_id(name) is not None}
     add_tokens(backend, names.values())
     later = config.get("added_tokens_decoder")
+    if later is None and (listed := own_file(file.parent, "added_tokens.json")):
+        later = {str(id): {"content": name} for name, id in _read_object(listed).items()}
     for id, token in sorted(later.items(), key=lambda item: item[0].zfill(9)) if isinstance(later, dict) else ():
         name = token.get("content") if isinstance(token, dict) else None
         if isinstance(name, str):

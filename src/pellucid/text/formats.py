@@ -139,13 +139,13 @@ class _Metadata:
         return id
 
     def value(self, key: str, kind: type[T]) -> T | None:
-        value = _plain(self.metadata.get(key if key == TEMPLATE else KEY + key))
+        value = _plain(self.metadata.get(_full(key)))
         if value is not None and type(value) is not kind:
             raise self.refusal(key, value, f"not {kind.__name__}")
         return value
 
     def list(self, key: str, kind: type[T], length: int | None = None) -> builtins.list[T]:
-        values = _plain(self.metadata.get(KEY + key))
+        values = _plain(self.metadata.get(_full(key)))
         if not isinstance(values, list) or length not in (None, len(values)):
             raise self.refusal(key, values, "no list" if length is None else f"no list of {length} values")
         values = [float(v) if kind is float and type(v) is int else v for v in map(_plain, values)]
@@ -154,7 +154,11 @@ class _Metadata:
         return values
 
     def refusal(self, key: str, value: object, why: str) -> TokenizerError:
-        return TokenizerError(f"{self.where}: {KEY}{key} has {value!r:.80}, {why}; get the model anew")
+        return TokenizerError(f"{self.where}: {_full(key)} has {value!r:.80}, {why}; get the model anew")
+
+
+def _full(key: str) -> str:
+    return key if key == TEMPLATE else KEY + key
 
 
 def _plain(value: Any) -> Any:
@@ -171,8 +175,9 @@ def to_gguf(tokenizer: Tokenizer) -> dict[str, Any]:
     model = state["model"]
     if tokenizer.kind != "bpe":
         raise _no_match(f"it reads {tokenizer.kind} its own way")
-    if any(token["lstrip"] or token["rstrip"] or token["single_word"] for token in state["added_tokens"]):
-        raise _no_match("a special token takes the spaces around it")
+    flags = ["lstrip", "rstrip", "single_word", *(["normalized"] if state["normalizer"] else [])]
+    if odd := next((token["content"] for token in state["added_tokens"] if any(token[flag] for flag in flags)), None):
+        raise _no_match(f"the added token {odd!r} depends on the spaces or letters around it")
     if model["dropout"] or model["continuing_subword_prefix"] or model["end_of_word_suffix"]:
         raise _no_match("its merges are random, or mark the ends of words")
     tokens, types = _listed(tokenizer, state)

@@ -153,8 +153,8 @@ class Tokenizer:
         """The tokens of many texts, on all cores; special tokens in them are plain text."""
         if self._table is not None:
             tokens = [self._table.encode(text).astype(np.uint32) for text in texts]
-            before, after = (np.array(ids, dtype=np.uint32) for ids in self.frame)
-            return [np.concatenate([before, ids, after]) for ids in tokens] if framed else tokens
+            before, after = (np.array(ids, dtype=np.uint32) for ids in (self.frame if framed else ([], [])))
+            return [np.concatenate([before, ids, after]) for ids in tokens]
         with _refusals(texts):
             encodings = self._plain.encode_batch_fast(list(texts), add_special_tokens=framed)
         return [np.frombuffer(array("I", encoding.ids), dtype=np.uint32) for encoding in encodings]
@@ -165,7 +165,7 @@ class Tokenizer:
         text = "a" if self._table is None else chr(int((self._table.ids >= 0).argmax()))
         with _refusals([text]):
             encoding = self._plain.encode(text)
-        inside = [at for at, sequence in enumerate(encoding.sequence_ids) if sequence is not None]
+        inside = [at for at, sequence in enumerate(encoding.sequence_ids) if sequence is not None] or [len(encoding)]
         return encoding.ids[: inside[0]], encoding.ids[inside[-1] + 1 :]
 
     def decode(self, ids: Sequence[int] | npt.NDArray[np.integer[Any]], *, special: bool = False) -> str:
@@ -237,9 +237,9 @@ class Tokenizer:
     def word_starts(self) -> npt.NDArray[np.bool_]:
         """Whether each token begins a word; the others go on with one.
 
-        WordPiece marks what goes on ("##ing"). Of other tokens, those do whose first character is a letter, a digit or an
+        WordPiece marks what goes on ("##ing"). Of other tokens, those go on whose first character is a letter, a digit or an
         accent: a space, a line end and a punctuation mark begin a word, and so does every Chinese or Japanese character,
-        whose words nothing shows. A special token is a word.
+        whose words nothing separates. A special token is a word.
         """
         starts = np.ones(self.vocab_size, dtype=np.bool_)
         prefix = getattr(self.backend.model, "continuing_subword_prefix", None) if self.kind == "wordpiece" else None
