@@ -105,7 +105,9 @@ def check_vocabulary(vocabulary: Mapping[str, Any], where: str) -> None:
         if isinstance(id, bool) or not isinstance(id, int) or not 0 <= id <= LARGEST_ID:
             raise TokenizerError(f"{where}: token {token!r:.80} has the id {id!r:.80}, not 0 to {LARGEST_ID}; get it anew")
         if not is_text(token) or len(token) > LONGEST_TOKEN:
-            raise TokenizerError(f"{where}: token {id} ({token!r:.80}) is no text of 1 to {LONGEST_TOKEN} characters")
+            raise TokenizerError(
+                f"{where}: token {id} ({token!r:.80}) is no text of up to {LONGEST_TOKEN} characters; get it anew"
+            )
         if id in seen:
             raise TokenizerError(f"{where}: tokens {seen[id]!r:.80} and {token!r:.80} have the same id, {id}; get it anew")
         seen[id] = token
@@ -114,7 +116,9 @@ def check_vocabulary(vocabulary: Mapping[str, Any], where: str) -> None:
 def check_merges(vocabulary: Mapping[str, int], merges: Merges, where: str) -> None:
     for left, right in merges:
         if wrong := next((token for token in (left, right, left + right) if token not in vocabulary), None):
-            raise TokenizerError(f"{where}: the merge of {left!r:.80} and {right!r:.80} needs {wrong!r:.80}, which is no token")
+            raise TokenizerError(
+                f"{where}: the merge {left!r:.80}, {right!r:.80} needs {wrong!r:.80}, no token; get the files anew"
+            )
 
 
 def is_text(token: str) -> bool:

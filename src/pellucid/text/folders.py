@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pellucid.core.errors import CorruptionError, TokenizerError
 from pellucid.core.files import format_bytes, own_file, read_json
-from pellucid.text.byte_pairs import LARGEST_ID, add_tokens, byte_level, check_vocabulary, frame, parse_merges
+from pellucid.text.byte_pairs import LARGEST_ID, add_tokens, byte_level, check_vocabulary, frame, is_text, parse_merges
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -93,7 +93,7 @@ def token_name(config: Mapping[str, Any], key: str) -> str | None:
     """The name of a special token: files write it as a string, or as an object with more about it."""
     value = config.get(key)
     name = value.get("content") if isinstance(value, dict) else value
-    return name if isinstance(name, str) else None
+    return name if isinstance(name, str) and is_text(name) else None
 
 
 def _read_byte_level(first: Path, second: Path, config: dict[str, Any]) -> tuple[Backend, dict[str, Any]]:
@@ -152,13 +152,13 @@ def _with_special(backend: Backend, config: dict[str, Any], defaults: dict[str, 
     later = config.get("added_tokens_decoder")
     if later is None and (listed := own_file(file.parent, "added_tokens.json")):
         later = {str(id): {"content": name} for name, id in _read_object(listed).items()}
-    for id, token in sorted(later.items(), key=lambda item: item[0].zfill(9)) if isinstance(later, dict) else ():
-        name = token.get("content") if isinstance(token, dict) else None
-        if isinstance(name, str):
+    later = {id: token for id, token in later.items() if isinstance(token, dict)} if isinstance(later, dict) else {}
+    for id, token in sorted(later.items(), key=lambda item: item[0].zfill(9)):
+        if name := token_name(later, id):
             flags = {key: token.get(key) is True for key in ("special", "normalized", "single_word", "lstrip", "rstrip")}
             backend.add_tokens([AddedToken(name, **flags)])
-        if not isinstance(name, str) or str(backend.token_to_id(name)) != id:
-            raise TokenizerError(f"{file}: token {id:.20} of tokenizer_config.json ({name!r:.80}) is not the next")
+        if not name or str(backend.token_to_id(name)) != id:
+            raise TokenizerError(f"{file}: the added token {id:.20} ({name!r:.80}) is not the next one; correct its number")
     return config | names | {"tokenizer_class": GENERAL_CLASS}
 
 
