@@ -189,7 +189,7 @@ class TestBadFolders:
 
     def test_weights_of_other_dimensions(self, folder):
         change(folder, '"intermediate_size": 40', '"intermediate_size": 41')
-        with pytest.raises(ModelError, match=r"gate_proj.weight has shape \(40, 24\), but config.json asks for \(41, 24\)"):
+        with pytest.raises(ModelError, match=r"gate_proj.weight has shape \(40, 24\), but the configuration asks for \(41, 24\)"):
             load_network(folder)
 
     def test_a_truncated_file(self, folder):
@@ -205,7 +205,7 @@ class TestBadFolders:
 
     def test_surplus_tensors(self, folder):
         change(folder, '"num_hidden_layers": 2', '"num_hidden_layers": 1')
-        with pytest.raises(ModelError, match=r"has 11 tensors that config.json knows nothing of"):
+        with pytest.raises(ModelError, match=r"has 11 tensors that the configuration knows nothing of"):
             load_network(folder)
 
 

@@ -91,7 +91,8 @@ def open_gguf(path: Path) -> GGUF:
     """Open a GGUF file and check every claim it makes; tensors are read from the disk when they are asked for."""
     if not path.is_file():
         raise ModelError(f"{path} is not a file; give the path of a .gguf file")
-    data = np.memmap(path, np.uint8, mode="r").view(np.ndarray) if path.stat().st_size else np.empty(0, np.uint8)
+    # copy-on-write: whoever changes a tensor, as training does, changes a copy and never the file
+    data = np.memmap(path, np.uint8, mode="c").view(np.ndarray) if path.stat().st_size else np.empty(0, np.uint8)
     cursor = _Cursor(path, data[:HEADER_LIMIT].data)
     if bytes(cursor.take(4)) != b"GGUF":
         raise cursor.damage("it does not begin with the letters GGUF")

@@ -23,13 +23,15 @@ CONFIG = "config.json"
 SHOWN = 20  # names that an error lists
 
 
-def save_network(network: Network, folder: Path, *, end_of_text: int | None = None) -> None:
-    """Write `config.json` and `model.safetensors` (fp32 stays fp32) into an existing folder."""
+def save_network(
+    network: Network, folder: Path, *, end_of_text: int | None = None, ids: Mapping[str, Any] | None = None
+) -> None:
+    """Write `config.json` and `model.safetensors` (fp32 stays fp32) into an existing folder; `ids` are those of special tokens."""
     config = network.config
     known = family(config.family, folder)
-    ids = {"bos_token_id": None, "eos_token_id": end_of_text, "pad_token_id": None}
+    special = {"bos_token_id": None, "eos_token_id": end_of_text, "pad_token_id": None} | dict(ids or {})
     dtype = str(network.embedding.weight.dtype).removeprefix("torch.")
-    write_json(folder / CONFIG, ids | known.config_to_file(config) | {"dtype": dtype, "torch_dtype": dtype})
+    write_json(folder / CONFIG, special | known.config_to_file(config) | {"dtype": dtype, "torch_dtype": dtype})
     save_tensors(to_file(network.state_dict(), names_in(config, known)), folder / WEIGHTS)
 
 
@@ -99,16 +101,22 @@ def assemble(
     device: str = "cpu",
 ) -> Network:
     """A network whose weights are the file's; all names and shapes are compared before anything is allocated."""
+    network = checked_outline(config, file, names, known)
+    tensors = read_tensors(file, names, dtype, device)
+    network.load_state_dict(tensors, strict=False, assign=True)
+    network.tie()
+    return network.eval()
+
+
+def checked_outline(config: ModelConfig, file: TensorFile, names: Mapping[str, Stored], known: Family | None = None) -> Network:
+    """The network without memory, once the file has been found to hold all its tensors, in their shapes, and no others."""
     missing = sorted({stored.name for stored in names.values()} - set(file.shapes))
     if missing:
         raise ModelError(f"{file.path} lacks {len(missing)} of {len(names)} tensors: {listed(missing)}")
     network = outline(config)
     check_shapes(file, names, network.state_dict())
     check_extra(file, names, known)
-    tensors = read_tensors(file, names, dtype, device)
-    network.load_state_dict(tensors, strict=False, assign=True)
-    network.tie()
-    return network.eval()
+    return network
 
 
 def load_into(network: Network, folder: Path) -> None:
@@ -130,7 +138,7 @@ def check_shapes(file: TensorFile, names: Mapping[str, Stored], expected: Mappin
         shape = (outputs * stored.parts, *inputs)
         shape = shape[::-1] if stored.transposed else shape
         if file.shapes.get(stored.name) != shape:
-            wrong.append(f"{stored.name} has shape {file.shapes.get(stored.name)}, but {CONFIG} asks for {shape}")
+            wrong.append(f"{stored.name} has shape {file.shapes.get(stored.name)}, but the configuration asks for {shape}")
     if wrong:
         raise ModelError(f"{file.path}: {listed(wrong, '; ')}")
 
@@ -149,7 +157,7 @@ def check_extra(file: TensorFile, names: Mapping[str, Stored], known: Family | N
             extra.remove(name)
         extra = [name for name in extra if not re.fullmatch(known.ignored, name)]
     if extra:
-        raise ModelError(f"{file.path} has {len(extra)} tensors that {CONFIG} knows nothing of: {listed(extra)}")
+        raise ModelError(f"{file.path} has {len(extra)} tensors that the configuration knows nothing of: {listed(extra)}")
 
 
 def listed(items: list[str], separator: str = ", ") -> str:
