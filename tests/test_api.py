@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import pellucid
 from pellucid.core.errors import ConfigError, CorpusError, CorruptionError, ModelError, PellucidError, RunError
 from pellucid.generation.engine import Generation
+from pellucid.loading import FORMS
 from pellucid.text.corpus import Corpus
 
 
@@ -58,7 +59,7 @@ class TestLoad:
         assert message(ModelError, pellucid.load, path) == expected
 
     def test_what_is_not_there_is_named(self, tmp_path):
-        expected = f"{tmp_path / 'gone'} does not exist; give a run folder or a model folder"
+        expected = f"{tmp_path / 'gone'} does not exist; give {FORMS}"
         assert message(ModelError, pellucid.load, tmp_path / "gone") == expected
 
     def test_a_folder_of_something_else_is_no_model(self, tmp_path):

@@ -15,6 +15,7 @@ import tiny
 import pellucid
 from pellucid import cli as commands
 from pellucid.core.errors import ConfigError
+from pellucid.loading import FORMS
 from pellucid.training import memory
 from pellucid.training.recipe import Recipe
 
@@ -460,8 +461,8 @@ class TestGenerate:
 
     def test_a_model_that_is_not_there(self, refused, tmp_path):
         path = tmp_path / "gone"
-        assert refused("generate", path, "x") == f"{path} does not exist; give a run folder or a model folder"
-        assert refused("info", path) == f"{path} does not exist; give a run folder or a model folder"
+        assert refused("generate", path, "x") == f"{path} does not exist; give {FORMS}"
+        assert refused("info", path) == f"{path} does not exist; give {FORMS}"
 
     def test_a_folder_without_a_model(self, refused, tmp_path):
         assert refused("generate", tmp_path, "x") == f"{tmp_path} is not a model folder: it has no config.json"
@@ -665,7 +666,7 @@ class TestFailure:
         done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 1
         assert "Traceback (most recent call last)" in done.stderr
-        assert done.stderr.strip().endswith("does not exist; give a run folder or a model folder")
+        assert done.stderr.strip().endswith(f"does not exist; give {FORMS}")
 
     def test_debug_raises_what_happened(self, cli, tmp_path):
         with pytest.raises(ConfigError):

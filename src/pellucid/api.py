@@ -12,27 +12,27 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pellucid.converting import convert
 from pellucid.core.errors import ConfigError, CorpusError, ModelError
-from pellucid.core.files import atomic_folder, verify_file
+from pellucid.core.files import atomic_folder
 from pellucid.core.machine import cpu_cores
 from pellucid.core.progress import Progress, Silent
 from pellucid.core.run import RunFolder
 from pellucid.generation import engine
 from pellucid.generation.engine import Generation
 from pellucid.generation.sampling import Sampling
+from pellucid.loading import Dtype, open_model
 from pellucid.network.config import ModelConfig
 from pellucid.network.masks import Mask
 from pellucid.network.taps import Site, Taps
 from pellucid.network.network import Network, Output
-from pellucid.network.sources import WEIGHTS
-from pellucid.network.weights import CONFIG, load_network, save_network
+from pellucid.network.weights import CONFIG, save_network
 from pellucid.text.corpus import Corpus
 from pellucid.text.tokenizer import Tokenizer
-from pellucid.training import checkpoint
 from pellucid.training import pretrain as pretraining
 from pellucid.training.recipe import LENGTHS, Recipe
 
-__all__ = ["Generation", "Model", "Run", "load", "pretrain"]
+__all__ = ["Generation", "Model", "Run", "convert", "load", "pretrain"]
 
 
 @dataclass(frozen=True)
@@ -130,37 +130,15 @@ class Run:
         return RunFolder(self.path).read_metrics()
 
 
-def load(path: str | Path, *, device: str = "cpu") -> Model:
-    """A model from a run folder (its model, or its newest checkpoint if it is not finished) or a Hugging Face-shaped folder.
+def load(source: str | Path, *, device: str = "cpu", dtype: Dtype | None = None, revision: str | None = None) -> Model:
+    """A model from a run folder (its model, or its newest checkpoint if it is not finished), a Hugging Face-shaped folder, a
+    `.gguf` file, a llama2.c `.bin` file, or the hub by its name.
 
-    Weights that we wrote are held against their hash: a flipped byte is an error that names the file.
+    Without `dtype` weights keep the type they are stored in; quantised ones become fp32. Weights that we wrote are held
+    against their hash: a flipped byte is an error that names the file.
     """
-    folder = model_folder(Path(path))
-    verify_file(folder / WEIGHTS)
     torch.set_num_threads(min(torch.get_num_threads(), cpu_cores()))  # torch does not know of a container's quota
-    network, tokenizer = load_network(folder, device=device), Tokenizer.load(folder)
-    if tokenizer.vocab_size > network.config.vocab_size:  # fewer is usual: embeddings are often padded
-        raise ModelError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} tokens, but the network's vocabulary is "
-            f"{network.config.vocab_size:,}; put back the tokenizer.json that belongs to it"
-        )
-    return Model(network, tokenizer, folder)
-
-
-def model_folder(path: Path) -> Path:
-    """The folder that holds the weights."""
-    if not path.exists():
-        raise ModelError(f"{path} does not exist; give a run folder or a model folder")
-    run = RunFolder(path)
-    if not run.is_run():
-        return path
-    if run.model.is_dir():
-        return run.model
-    if not checkpoint.all_whole(run):
-        raise ModelError(
-            f"{path} has no checkpoint yet; wait for its first one, or go on with: pellucid pretrain --resume --out {path}"
-        )
-    return checkpoint.latest(run)
+    return Model(*open_model(source, device=device, dtype=dtype, revision=revision))
 
 
 def pretrain(

@@ -16,9 +16,8 @@ from pellucid.core.gguf import GGUF
 from pellucid.network.build import outline
 from pellucid.network.config import ModelConfig, RopeScaling
 from pellucid.network.families import FAMILIES, Stored
-from pellucid.network.network import Network
 from pellucid.network.positions import stretched
-from pellucid.network.weights import assemble, to_file
+from pellucid.network.weights import to_file
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gpt2": "gpt2"}  # ours: theirs
 PAIRED = ("llama",)  # whose rotary pairs are neighbours
@@ -63,10 +62,10 @@ class Tensors:
         return values.view(torch.bfloat16) if self.file.tensors[name].type == "BF16" else values
 
 
-def load_gguf(file: GGUF, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Network:
-    """The network in a GGUF file, ready to use. Without `dtype` plain weights keep their type; quantised ones are float32."""
-    config = config_of(file)
-    return assemble(config, Tensors(file), names_in(config), dtype=dtype, device=device)
+def common_type(file: GGUF) -> torch.dtype:
+    """The type of all matrices, if they have one; vectors are float32 in every file. Quantised ones are read as float32."""
+    kinds = {tensor.type for tensor in file.tensors.values() if len(tensor.shape) > 1}
+    return {"F16": torch.float16, "BF16": torch.bfloat16}.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
 
 
 def names_in(config: ModelConfig) -> dict[str, Stored]:

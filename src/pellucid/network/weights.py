@@ -26,7 +26,7 @@ SHOWN = 20  # names that an error lists
 def save_network(
     network: Network, folder: Path, *, end_of_text: int | None = None, ids: Mapping[str, Any] | None = None
 ) -> None:
-    """Write `config.json` and `model.safetensors` (fp32 stays fp32) into an existing folder; `ids` are those of special tokens."""
+    """Write `config.json`, with the `ids` of special tokens, and `model.safetensors` (fp32 stays fp32) into a folder."""
     config = network.config
     known = family(config.family, folder)
     special = {"bos_token_id": None, "eos_token_id": end_of_text, "pad_token_id": None} | dict(ids or {})
