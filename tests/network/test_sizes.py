@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pellucid.core.errors import ConfigError
-from pellucid.network.build import outline, parameters
+from pellucid.network.build import parameters
 from pellucid.network.families import FAMILIES
-from pellucid.network.sizes import PRESETS, parse_count, parse_size
+from pellucid.network.presets import preset
+from pellucid.network.sizes import EXAMPLES, PRESETS, parse_count, parse_size
 
 
 def config(text, vocab_size=8192, tied=True):
@@ -37,16 +38,9 @@ def test_the_dial_gives_the_count_that_was_asked_for(exponent, vocab_size, tied)
     assert 10 <= made.d_model / made.layers <= 320
 
 
-@pytest.mark.parametrize(("name", "count"), [(name, value) for name, value in PRESETS.items() if isinstance(value, float)])
+@pytest.mark.parametrize(("name", "count"), PRESETS.items())
 def test_presets_are_as_large_as_they_say(name, count):
     assert parameters(config(name)) == pytest.approx(count, rel=0.06)
-
-
-def test_175b_has_gpt3s_dimensions_and_count():
-    made = config("175b", vocab_size=50_257)
-    assert (made.layers, made.d_model, made.heads, made.d_head) == (96, 12_288, 96, 128)
-    network = outline(made)
-    assert sum(weight.numel() for weight in network.parameters()) == pytest.approx(175e9, rel=0.01)
 
 
 @pytest.mark.parametrize(("text", "count"), [("25M", 25e6), ("1.3b", 1.3e9), ("300k", 3e5), ("1000", 1000)])
@@ -54,9 +48,18 @@ def test_counts_are_read_as_people_write_them(text, count):
     assert parse_count(text) == count
 
 
-def test_an_unknown_size_lists_the_known_ones():
-    with pytest.raises(ConfigError, match="size 'huge' is not known; choose tiny, small, base, large, xl, 175b, or a number"):
-        config("huge")
+@pytest.mark.parametrize(("text", "suggestion"), [("huge", ""), ("gpt2-xxl", " (did you mean gpt2-xl, gpt2-large, gpt2?)")])
+def test_an_unknown_size_suggests_close_ones_and_lists_a_few(text, suggestion):
+    with pytest.raises(ConfigError) as caught:
+        config(text)
+    assert str(caught.value) == (
+        f"size {text!r} is not known{suggestion}; choose tiny, small, base, large, xl, a published model such as gpt2, "
+        "bert-base, t5-small, qwen3-0.6b, or a number of parameters such as 25M"
+    )
+
+
+def test_the_names_that_an_error_lists_are_published_models():
+    assert all(map(preset, EXAMPLES))
 
 
 def test_a_size_below_its_embedding_is_refused_with_the_numbers():

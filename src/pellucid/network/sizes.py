@@ -3,8 +3,10 @@
 import math
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from pellucid.core.errors import ConfigError
+from pellucid.network.presets import MODELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,22 +23,14 @@ class Size:
         return self.d_model // self.heads
 
 
-# `tiny` to `large` are the dial at a round number; `175b` has GPT-3's dimensions (Brown et al., 2020, table 2.1).
-PRESETS: dict[str, float | Size] = {
-    "tiny": 1e6,
-    "small": 5e6,
-    "base": 25e6,
-    "large": 125e6,
-    "xl": 1.3e9,
-    "175b": Size(d_model=12_288, layers=96, heads=96, d_mlp=32_768),
-}
+# The dial at a round number. Published models have their own names, in presets.py.
+PRESETS: dict[str, float] = {"tiny": 1e6, "small": 5e6, "base": 25e6, "large": 125e6, "xl": 1.3e9}
+EXAMPLES = ("gpt2", "bert-base", "t5-small", "qwen3-0.6b")
 
 
 def parse_size(text: str, vocab_size: int, *, tied: bool) -> Size:
     """The dimensions that `tiny`, `25M` or `1.3b` stand for."""
     known = PRESETS.get(text.lower())
-    if isinstance(known, Size):
-        return known
     return dial(parse_count(text) if known is None else known, vocab_size, tied=tied)
 
 
@@ -44,7 +38,11 @@ def parse_count(text: str) -> float:
     """A number with an optional ending k, M or B: `25M` is 25,000,000."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmb]?)", text.strip().lower())
     if not match:
-        raise ConfigError(f"size {text!r} is not known; choose {', '.join(PRESETS)}, or a number of parameters such as 25M")
+        close = ", ".join(get_close_matches(text.lower(), [*PRESETS, *MODELS]))
+        raise ConfigError(
+            f"size {text!r} is not known{f' (did you mean {close}?)' if close else ''}; choose {', '.join(PRESETS)}, "
+            f"a published model such as {', '.join(EXAMPLES)}, or a number of parameters such as 25M"
+        )
     return float(match[1]) * {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9}[match[2]]
 
 
