@@ -240,31 +240,59 @@ def generate(
 
 
 @app.command
-def info(model: str, *, sites: bool = False, json: bool = False) -> None:
-    """Say what a model is: family, dimensions, parameters, tokenizer.
+def info(model: str, *, sites: bool = False, hashes: bool = True, json: bool = False) -> None:
+    """Say what a model is: family, dimensions, parameters, memory, tokenizer, files.
 
     Parameters
     ----------
     model
-        a run folder or a model folder
+        a run folder, a model folder, a .gguf file, a llama2.c .bin file, or a model's name on the hub
     sites
         list every place where taps can read or edit
+    hashes
+        compute the SHA-256 of every file; large models take a while
     json
         print as JSON
     """
-    from pellucid import api
-    from pellucid.network.build import parameters
+    from pellucid.describe import describe, file_lines, table
 
-    loaded = api.load(model)
-    facts: dict[str, Any] = {"path": str(loaded.path), "parameters": parameters(loaded.config)} | asdict(loaded.config)
-    facts |= {"tokenizer": loaded.tokenizer.kind, "end_of_text": loaded.tokenizer.end_of_text}
-    if sites:
-        facts["sites"] = [asdict(site) for site in loaded.sites()]
+    facts = describe(model, hashes=hashes, sites=sites)
     if json:
         return show_json(facts)
     for site in facts.pop("sites", []):
         print(f"{site['name']:<24} [{site['shape']}]  {site['meaning']}")
-    show_table(facts)
+    show_table(table(facts))
+    print("\nfiles" + (", with their SHA-256" if hashes else ""), *file_lines(facts), sep="\n  ")
+
+
+@app.command
+def convert(
+    model: str,
+    out: Path,
+    *,
+    to: Literal["hf", "gguf"],
+    dtype: Literal["f32", "bf16", "f16", "q8_0", "q4_0"] | None = None,
+    force: bool = False,
+) -> None:
+    """Write a model as a Hugging Face folder or as one GGUF file, with its tokenizer and chat template.
+
+    Parameters
+    ----------
+    model
+        a run folder, a model folder, a .gguf file, a llama2.c .bin file, or a model's name on the hub
+    out
+        the folder or the .gguf file to make
+    to
+        hf opens in transformers and vLLM, gguf in llama.cpp and what is built on it
+    dtype
+        type of the weights, q8_0 and q4_0 with gguf only; without it they keep theirs, and quantised ones become f32
+    force
+        replace what has that name
+    """
+    from pellucid import api
+
+    path = api.convert(model, out, to=to, dtype=dtype, force=force)
+    print(f"{path}: written")
 
 
 @app.command
