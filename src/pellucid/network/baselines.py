@@ -43,7 +43,7 @@ class BagOfWords(Network):
             x = words.cumsum(dim=1) / (mask.positions[..., None] + 1)
         else:
             seen = mask.dense(ids.shape[1])[:, 0].to(words.dtype)
-            x = (seen / seen.sum(dim=-1, keepdim=True)).expand(ids.shape[0], -1, -1) @ words
+            x = (seen / seen.sum(dim=-1, keepdim=True).clamp(min=1)).expand(ids.shape[0], -1, -1) @ words
             x = x.expand(-1, ids.shape[1], -1)
         x = tap(taps, "mean", x)
         for i, layer in enumerate(self.blocks):

@@ -24,12 +24,12 @@ KINDS: dict[Architecture, type[Network]] = {
 def outline(config: ModelConfig) -> Network:
     """The network with shapes and no memory, on device `meta`."""
     with torch.device("meta"):
-        return KINDS[config.architecture](config)  # type: ignore[call-arg]
+        return KINDS[config.architecture](config)
 
 
 def build(config: ModelConfig, *, seed: int, device: str = "cpu") -> Network:
     """A new network with fresh weights, the same for the same seed."""
-    network = KINDS[config.architecture](config)  # type: ignore[call-arg]
+    network = KINDS[config.architecture](config)
     initialize(network, torch.Generator().manual_seed(seed))
     return network.to(device)
 
@@ -39,7 +39,8 @@ def initialize(network: Network, generator: torch.Generator) -> None:
     """Normal weights for the matrices, zeros for what leads out of a block and for an untied head, ones for the gains.
 
     So every block starts as the identity (Zhang et al., 2019: Fixup), and the first loss is that of a uniform guess.
-    An LSTM begins by remembering: its forget gates' biases are 1 (Jozefowicz et al., 2015).
+    What the head scales down begins as much larger. An LSTM begins by remembering: the biases of its forget gates are 1
+    (Jozefowicz et al., 2015).
     """
     for name, weight in network.named_parameters():
         if name.endswith("inputs_bias"):
@@ -51,7 +52,7 @@ def initialize(network: Network, generator: torch.Generator) -> None:
         elif name.endswith((".output.weight", "mlp.down.weight", "head.weight", "relative.weight")):
             weight.zero_()
         elif isinstance(network.get_submodule(name.rpartition(".")[0]), nn.Embedding):
-            weight.normal_(0.0, 0.02 if network.config.tied else 0.3, generator=generator)
+            weight.normal_(0.0, 0.02 / network.config.head_scale if network.config.tied else 0.3, generator=generator)
         else:
             weight.normal_(0.0, 0.5 * weight.shape[1] ** -0.5, generator=generator)
 

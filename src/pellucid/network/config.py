@@ -1,7 +1,8 @@
 """A network's dimensions and parts, in one vocabulary for all families."""
 
 import math
-from dataclasses import MISSING, dataclass, fields, replace
+import sys
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin
 
 from pellucid.core.errors import ConfigError
@@ -32,7 +33,8 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         check_types(self)
-        if self.factor <= 0 or (self.kind != "linear" and (self.original_context < 1 or not self.low < self.high)):
+        blended = 0 < self.original_context <= LARGEST["context_length"] and 0 < self.low < self.high
+        if self.factor <= 0 or not (blended or self.kind == "linear"):
             raise ConfigError(f"rotary positions cannot be stretched as {self} says")
 
 
@@ -47,6 +49,7 @@ class ModelConfig:
     d_model: int
     layers: int  # blocks; of an encoder-decoder: the encoder's
     decoder_layers: int = 0  # of an encoder-decoder
+    start_token: int = 0  # of an encoder-decoder: what the decoder's text begins with
     tied: bool = True  # the head's weight is the embedding's
     dropout: float = 0.0  # share of embeddings and of every block's contributions dropped while training
 
@@ -95,6 +98,15 @@ class ModelConfig:
                 raise ConfigError(f"{field.name} must be from {least} to {most:,}, not {value}")
         if self.heads % self.kv_heads:
             raise ConfigError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        if self.heads * self.d_head > LARGEST_OTHER:
+            raise ConfigError(f"heads times d_head must be at most {LARGEST_OTHER:,}, not {self.heads * self.d_head:,}")
+        if self.architecture == "encoder-decoder" and not self.decoder_layers:
+            raise ConfigError("decoder_layers must be at least 1 in an encoder-decoder, not 0")
+        if self.positions == "relative" and not 4 <= self.relative_buckets < 2 * self.relative_distance:
+            raise ConfigError(
+                f"relative_buckets ({self.relative_buckets}) must be at least 4 "
+                f"and below twice the relative_distance ({self.relative_distance})"
+            )
         if self.positions == "rotary" and self.d_head % 2:
             raise ConfigError(f"d_head ({self.d_head}) must be even, since rotary positions turn features in pairs")
         if self.rope_theta <= 1:
@@ -114,6 +126,12 @@ class ModelConfig:
         """Whether it continues texts."""
         return self.architecture != "encoder" and self.head == "lm" and not self.labels
 
+    def describe(self) -> str:
+        """The dimensions in words."""
+        depth = f"{self.layers} + {self.decoder_layers}" if self.decoder_layers else str(self.layers)
+        heads = f", {self.heads} heads" if self.architecture not in ("recurrent", "bag-of-words") else ""
+        return f"{self.family} {self.architecture} of {depth} layers, {self.d_model} features{heads}"
+
     def encoder(self) -> "ModelConfig":
         """The encoder of an encoder-decoder."""
         return replace(self, architecture="encoder", decoder_layers=0, head="none")
@@ -122,10 +140,10 @@ class ModelConfig:
         """The decoder of an encoder-decoder."""
         return replace(self, architecture="decoder", layers=self.decoder_layers, decoder_layers=0, cross=True)
 
-    @classmethod
-    def required(cls) -> list[str]:
-        """The fields that have no default."""
-        return [field.name for field in fields(cls) if field.default is MISSING]
+
+def is_number(value: Any) -> bool:
+    """Whether a value can be a float: JSON knows numbers that are none, such as NaN, and whole ones too large."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def check_types(config: Any) -> None:
@@ -139,7 +157,7 @@ def check_types(config: Any) -> None:
             if not isinstance(value, int) or isinstance(value, bool):
                 raise ConfigError(f"{field.name} must be a whole number, not {value!r}")
         elif kind is float:
-            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            if not is_number(value):
                 raise ConfigError(f"{field.name} must be a finite number, not {value!r}")
-        elif kind in (bool, str) and not isinstance(value, kind):  # type: ignore[arg-type]
-            raise ConfigError(f"{field.name} must be of type {kind.__name__}, not {value!r}")  # type: ignore[union-attr]
+        elif kind in (bool, str) and not isinstance(value, kind):
+            raise ConfigError(f"{field.name} must be of type {kind.__name__}, not {value!r}")

@@ -47,7 +47,7 @@ def stretched(frequencies: Float[Tensor, " pairs"], theta: float, scaling: RopeS
             first, last = math.floor(first), math.ceil(last)
         first, last = max(first, 0), min(last, 2 * pairs - 1)
         number = torch.arange(pairs, device=frequencies.device, dtype=torch.float32)
-        kept = 1 - ((number - first) / max(last - first, 0.001)).clamp(0, 1)
+        kept = 1 - ((number - first) / (last - first or 0.001)).clamp(0, 1)
     return frequencies * kept + frequencies / scaling.factor * (1 - kept)
 
 
@@ -66,7 +66,9 @@ class RelativeBias(Embedding):
         self.causal, self.distance = config.causal, config.relative_distance
 
     def forward(self, mask: Mask, keys: int) -> Float[Tensor, "#batch heads seq keys"]:  # type: ignore[override]
-        distance = torch.arange(keys, device=mask.positions.device) - mask.positions[:, :, None]
+        mine = mask.positions
+        theirs = mine if mine.shape[1] == keys else torch.arange(keys, device=mine.device)[None]  # a cache's slots
+        distance = theirs[:, None] - mine[:, :, None]
         return self.weight[self.buckets(distance)].permute(0, 3, 1, 2)
 
     def buckets(self, distance: Int[Tensor, "#batch seq keys"]) -> Int[Tensor, "#batch seq keys"]:

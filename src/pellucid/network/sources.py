@@ -38,21 +38,30 @@ class Safetensors:
     def __init__(self, folder: Path) -> None:
         self.path, self.files = find(folder)
         self.owner: dict[str, Any] = {}
+        self.home: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         for path in self.files:
             with whole(path):
-                file = safe_open(path, framework="pt", device="cpu")
+                file: Any = safe_open(path, framework="pt", device="cpu")
                 for name in file.keys():  # noqa: SIM118 - the file is no dictionary
                     if name in self.owner:
                         raise ModelError(f"{path}: tensor {name} is in another shard too; download the shards again")
                     kind = file.get_slice(name).get_dtype()
                     if kind not in TYPES and not kind.startswith(("I", "U", "BOOL")):
                         raise ModelError(f"{path}: {name} is of type {kind}; known are {', '.join(TYPES)}")
-                    self.owner[name] = file
+                    self.owner[name], self.home[name] = file, path
                     self.shapes[name] = tuple(file.get_slice(name).get_shape())
 
     def read(self, name: str) -> Tensor:
-        tensor: Tensor = self.owner[name].get_tensor(name)
+        return self.checked(name, self.owner[name])
+
+    def read_briefly(self, name: str) -> Tensor:
+        """The same for who copies it: a view in a mapping of its own, whose pages leave the memory with the tensor."""
+        with whole(self.home[name]):
+            return self.checked(name, safe_open(self.home[name], framework="pt", device="cpu"))
+
+    def checked(self, name: str, file: Any) -> Tensor:
+        tensor: Tensor = file.get_tensor(name)
         if not tensor.is_floating_point():
             raise ModelError(f"{self.path}: {name} holds {tensor.dtype} numbers, but weights are floating-point numbers")
         return tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,19 @@ def save_network(
     known = family(config.family, folder)
     special = {"bos_token_id": None, "eos_token_id": end_of_text, "pad_token_id": None} | dict(ids or {})
     dtype = str(network.embedding.weight.dtype).removeprefix("torch.")
-    write_json(folder / CONFIG, special | known.config_to_file(config) | {"dtype": dtype, "torch_dtype": dtype})
+    file = known.config_to_file(config)
+    check_expressible(config, file)
+    write_json(folder / CONFIG, special | file | {"dtype": dtype, "torch_dtype": dtype})
     save_tensors(to_file(network.state_dict(), names_in(config, known)), folder / WEIGHTS)
+
+
+def check_expressible(config: ModelConfig, file: dict[str, Any]) -> None:
+    """Refuse to write a network that its family's `config.json` does not describe: it would be read as another one."""
+    read = asdict(replace(config_of(file, CONFIG), head=config.head, pooler=config.pooler))
+    if differing := [f"{name} = {value!r}" for name, value in asdict(config).items() if read[name] != value]:
+        raise ConfigError(
+            f"no {config.family} model has {', '.join(differing)}; choose another family, or the family's own values"
+        )
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -49,11 +60,8 @@ def read_config(folder: Path) -> ModelConfig:
 def config_of(file: dict[str, Any], source: object) -> ModelConfig:
     """The network's dimensions from the parsed `config.json`."""
     known = family(file.get("model_type"), source)
-    fields = known.config_from_file(file, source)
-    if missing := [name for name in ModelConfig.required() if fields.get(name) is None]:
-        raise ModelError(f"{source} does not say {known.fields[missing[0]]}")
     try:
-        return ModelConfig(**fields)
+        return ModelConfig(**known.config_from_file(file))
     except ConfigError as error:
         raise ModelError(f"{source}: {error}") from None
 
@@ -86,9 +94,9 @@ def names_in(config: ModelConfig, known: Family, file: TensorFile | None = None)
 
 
 def as_named(stored: Stored, file: TensorFile) -> Stored:
-    """The first BERT files call the gain and the bias of a norm gamma and beta."""
+    """Under the name that a file has it. The first BERT files call the gain and the bias of a norm gamma and beta."""
     older = stored.name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-    return replace(stored, name=older) if older in file.shapes and stored.name not in file.shapes else stored
+    return replace(stored, name=next((name for name in (stored.name, older, stored.copy) if name in file.shapes), stored.name))
 
 
 def assemble(
@@ -145,7 +153,7 @@ def check_shapes(file: TensorFile, names: Mapping[str, Stored], expected: Mappin
 
 def check_extra(file: TensorFile, names: Mapping[str, Stored], known: Family | None) -> None:
     """Refuse tensors that the network has no place for, and copies that differ from what they should repeat."""
-    extra = sorted(set(file.shapes) - {stored.name for stored in names.values()})
+    extra = sorted(set(file.shapes) - {name for stored in names.values() for name in (stored.name, stored.copy)})
     if known is not None:
         for name in [name for name in extra if name in known.repeated and known.repeated[name] in names]:
             original = names[known.repeated[name]].name
@@ -170,7 +178,10 @@ def read_tensors(file: TensorFile, names: Mapping[str, Stored], dtype: torch.dty
     """Our tensors from a file that has them under other names and in other forms. Raises `ModelError` for NaN and infinity."""
     found, damaged = {}, []
     for ours, stored in names.items():
-        tensor = taken(file.read(stored.name), stored).to(device=device, dtype=dtype)
+        tensor = file.read(stored.name)
+        if isinstance(file, Safetensors) and (copied(stored) or device != "cpu" or tensor.dtype != (dtype or tensor.dtype)):
+            tensor = file.read_briefly(stored.name)
+        tensor = taken(tensor, stored).to(device=device, dtype=dtype)
         low, high = tensor.aminmax() if tensor.numel() else (tensor.new_zeros(()),) * 2
         if not (torch.isfinite(low) and torch.isfinite(high)):
             damaged.append(stored.name)
@@ -180,13 +191,18 @@ def read_tensors(file: TensorFile, names: Mapping[str, Stored], dtype: torch.dty
     return found
 
 
+def copied(stored: Stored) -> bool:
+    """Whether `taken` makes a copy."""
+    return stored.transposed or bool(stored.paired)
+
+
 def taken(tensor: Tensor, stored: Stored) -> Tensor:
     """One of our tensors out of a stored one."""
     if stored.transposed:
         tensor = tensor.mT
     tensor = tensor.chunk(stored.parts)[stored.part] if stored.parts > 1 else tensor
     if stored.paired:
-        tensor = tensor.unflatten(0, (stored.paired, -1, 2)).transpose(1, 2).flatten(0, 2)
+        tensor = tensor.reshape(stored.paired, -1, 2, *tensor.shape[1:]).transpose(1, 2).flatten(0, 2)
     return tensor.contiguous()
 
 
@@ -196,10 +212,11 @@ def to_file(tensors: Mapping[str, Tensor], names: Mapping[str, Stored]) -> dict[
     for ours, stored in names.items():
         tensor = tensors[ours]
         if stored.paired:
-            tensor = tensor.unflatten(0, (stored.paired, 2, -1)).transpose(1, 2).flatten(0, 2)
+            tensor = tensor.reshape(stored.paired, 2, -1, *tensor.shape[1:]).transpose(1, 2).flatten(0, 2)
         parts.setdefault(stored.name, {})[stored.part] = tensor.mT if stored.transposed else tensor
     # a transposed tensor has its outputs last; a vector has nothing else
-    return {
+    whole = {
         name: torch.cat([found[i] for i in sorted(found)], dim=-1) if len(found) > 1 else found[0]
         for name, found in parts.items()
     }
+    return whole | {stored.copy: whole[stored.name].clone() for stored in names.values() if stored.copy}

@@ -73,11 +73,17 @@ def encoder(config: ModelConfig, prefix: str) -> dict[str, Stored]:
 
 def tensors(config: ModelConfig) -> dict[str, Stored]:
     names = encoder(config, "bert.")
-    if config.head == "mlm":
-        names |= stored(HEAD, kinds=BOTH) | {"head.bias": Stored("cls.predictions.bias")}
-    if config.head == "mlm" and not config.tied:
-        names["head.weight"] = Stored("cls.predictions.decoder.weight")
-    return names
+    return names | stored(HEAD, kinds=BOTH) | scores(config, "cls.predictions") if config.head == "mlm" else names
+
+
+def scores(config: ModelConfig, head: str) -> dict[str, Stored]:
+    """The last matrix and its bias: tied, the embedding and one bias; else a matrix of its own, whose own bias counts."""
+    if config.tied:
+        return {"head.bias": Stored(f"{head}.bias")}
+    return {
+        "head.weight": Stored(f"{head}.decoder.weight"),
+        "head.bias": Stored(f"{head}.decoder.bias", copy=f"{head}.bias"),
+    }
 
 
 FAMILY = Family(
@@ -86,6 +92,7 @@ FAMILY = Family(
     fields=FIELDS,
     tensors=tensors,
     shape=SHAPE,
+    fresh={"activation": "gelu", "norm_eps": 1e-12, "token_types": 2},
     read=read,
     write=write,
     fixed={"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},

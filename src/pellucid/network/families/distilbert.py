@@ -57,6 +57,7 @@ FAMILY = Family(
     },
     tensors=tensors,
     shape=bert.SHAPE | {"norm_eps": 1e-12},
+    fresh={"activation": "gelu", "norm_eps": 1e-12},
     read=read,
     write=write,
     defaults={

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pellucid.core.errors import ModelError
+from pellucid.core.errors import ConfigError
 from pellucid.network.config import ModelConfig
 
 Fields = dict[str, Any]
@@ -20,6 +20,7 @@ class Stored:
     part: int = 0  # which of `parts` equal parts along the outputs
     parts: int = 1
     transposed: bool = False  # [inputs outputs] instead of [outputs inputs]
+    copy: str = ""  # the name of a second copy, which some files have and others have alone
     paired: int = 0  # heads whose rotary pairs are neighbours (i, i + 1) instead of (i, i + d_head / 2)
 
 
@@ -39,6 +40,8 @@ class Family:
     fields: Mapping[str, str]  # ours: theirs
     tensors: Callable[[ModelConfig], dict[str, Stored]]  # ours: theirs
     shape: Fields  # our fields that are the same for all members
+    fresh: Fields = field(default_factory=dict)  # our fields in new networks, where members differ
+    grouped: bool = False  # whether there may be fewer key/value heads than heads
     read: Callable[[Fields], Fields] = lambda _: {}  # our fields that take more than a name to find
     write: Callable[[ModelConfig], Fields] = lambda _: {}  # and theirs
     fixed: Fields = field(default_factory=dict)  # theirs: the only value that our network computes; others are refused
@@ -50,7 +53,12 @@ class Family:
 
     def new(self, **dimensions: Any) -> ModelConfig:
         """A configuration of this family."""
-        return ModelConfig(family=self.name, **self.shape | dimensions)
+        return ModelConfig(family=self.name, **self.shape | self.fresh | dimensions)
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP of a new network is gated."""
+        return bool((self.shape | self.fresh).get("gated", True))
 
     def config_to_file(self, config: ModelConfig) -> Fields:
         """The fields of `config.json` that describe the network."""
@@ -58,13 +66,17 @@ class Family:
         chosen = self.classes[0 if config.head != "none" else 1]
         return {"model_type": self.name, "architectures": [chosen]} | self.fixed | fields | self.write(config)
 
-    def config_from_file(self, file: Fields, source: object) -> Fields:
-        """Our fields from the parsed `config.json`. Raises `ModelError` for what the network cannot do."""
+    def config_from_file(self, file: Fields) -> Fields:
+        """Our fields from the parsed `config.json`. Raises `ConfigError` for what it lacks and what the network cannot do."""
         file = self.defaults | file
+        needed = [theirs for theirs in self.fields.values() if theirs not in self.defaults]
+        if missing := [theirs for theirs in needed if file.get(theirs) is None]:
+            raise ConfigError(f"{', '.join(missing)} must be given")
         for name, value in self.fixed.items():
             if file.get(name, value) != value:
-                raise ModelError(
-                    f"{source}: {name} = {file[name]!r} is not supported, and leaving it out would change the model's answers"
+                raise ConfigError(
+                    f"{name} = {file[name]!r} is not supported, and leaving it out would change the model's answers"
                 )
-        found = {ours: file[theirs] for ours, theirs in self.fields.items() if file.get(theirs) is not None}
+        given = self.defaults | {name: value for name, value in file.items() if value is not None}
+        found = {ours: given[theirs] for ours, theirs in self.fields.items() if given.get(theirs) is not None}
         return {"family": self.name} | self.shape | found | self.read(file)

@@ -45,7 +45,7 @@ def tensors(config: ModelConfig) -> dict[str, Stored]:
 
 FAMILY = Family(
     name="gpt2",
-    classes=("GPT2LMHeadModel",),
+    classes=("GPT2LMHeadModel", "GPT2Model"),
     fields={
         "vocab_size": "vocab_size",
         "context_length": "n_positions",
@@ -65,6 +65,7 @@ FAMILY = Family(
         "output_bias": True,
         "mlp_bias": True,
     },
+    fresh={"activation": "gelu_tanh", "norm_eps": 1e-5},
     read=read,
     write=write,
     fixed={

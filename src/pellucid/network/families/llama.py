@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from pellucid.core.errors import ModelError
-from pellucid.network.config import ModelConfig, RopeScaling
+from pellucid.core.errors import ConfigError
+from pellucid.network.config import ModelConfig, RopeScaling, is_number
 from pellucid.network.families.family import Family, Stored, stored
 
 FIELDS = {
@@ -34,14 +34,16 @@ DEFAULTS = {"tie_word_embeddings": False, "rms_norm_eps": 1e-6, "attention_dropo
 def read(file: dict[str, Any]) -> dict[str, Any]:
     """Heads and rotary positions; what is missing follows from the rest, as transformers has it."""
     heads, width = file.get("num_attention_heads"), file.get("hidden_size")
-    found: dict[str, Any] = {"kv_heads": file.get("num_key_value_heads") or heads}
-    if head := file.get("head_dim"):
+    kv_heads, head = file.get("num_key_value_heads"), file.get("head_dim")
+    found: dict[str, Any] = {"kv_heads": heads if kv_heads is None else kv_heads}
+    if head is not None:
         found["d_head"] = head
     elif isinstance(heads, int) and isinstance(width, int) and heads > 0:
         found["d_head"] = width // heads
-    rope = file.get("rope_parameters") or file.get("rope_scaling") or {}
+    rope = file.get("rope_scaling") or file.get("rope_parameters")
+    rope = {} if rope is None else rope
     if not isinstance(rope, dict):
-        raise ModelError(f"rope_parameters is {rope!r}, which is no table of settings")
+        raise ConfigError(f"rope_parameters is {rope!r}, which is no table of settings")
     found["rope_theta"] = number(rope, "rope_theta", number(file, "rope_theta", 10_000.0))
     return found | {"rope_scaling": read_scaling(rope, file)}
 
@@ -53,9 +55,9 @@ def read_scaling(rope: dict[str, Any], file: dict[str, Any]) -> RopeScaling | No
     if kind in ("default", "dynamic"):
         return None
     if kind not in ("linear", "llama3", "yarn"):
-        raise ModelError(f"rope_type {kind!r} is not supported; known are default, dynamic, linear, llama3 and yarn")
+        raise ConfigError(f"rope_type {kind!r} is not supported; known are default, dynamic, linear, llama3 and yarn")
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ModelError(f"partial_rotary_factor = {rope['partial_rotary_factor']!r} is not supported")
+        raise ConfigError(f"partial_rotary_factor = {rope['partial_rotary_factor']!r} is not supported")
     original = int(number(rope, "original_max_position_embeddings", context))
     factor = number(rope, "factor", context / original if original else 1.0)
     if kind == "linear":
@@ -64,7 +66,8 @@ def read_scaling(rope: dict[str, Any], file: dict[str, Any]) -> RopeScaling | No
         low, high = number(rope, "low_freq_factor", 1.0), number(rope, "high_freq_factor", 4.0)
         return RopeScaling(kind="llama3", factor=factor, original_context=original, low=low, high=high)
     scale, base = number(rope, "mscale", 0.0), number(rope, "mscale_all_dim", 0.0)
-    inferred = RopeScaling.attention(factor, scale) / RopeScaling.attention(factor, base) if scale and base else None
+    both = scale > 0 and base > 0
+    inferred = RopeScaling.attention(factor, scale) / RopeScaling.attention(factor, base) if both else None
     return RopeScaling(
         kind="yarn",
         factor=factor,
@@ -72,7 +75,7 @@ def read_scaling(rope: dict[str, Any], file: dict[str, Any]) -> RopeScaling | No
         low=number(rope, "beta_slow", 1.0),
         high=number(rope, "beta_fast", 32.0),
         attention_factor=number(rope, "attention_factor", inferred or RopeScaling.attention(factor, 1.0)),
-        truncate=bool(rope.get("truncate", True)),
+        truncate=rope.get("truncate", True),
     )
 
 
@@ -80,8 +83,8 @@ def number(table: dict[str, Any], name: str, default: float) -> float:
     value = table.get(name)
     if value is None:
         return default
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise ModelError(f"{name} = {value!r} is not a number")
+    if not is_number(value):
+        raise ConfigError(f"{name} = {value!r} is not a number")
     return float(value)
 
 
@@ -118,20 +121,21 @@ def tensors(config: ModelConfig) -> dict[str, Stored]:
 
 
 def biased(file: dict[str, Any]) -> dict[str, Any]:
-    bias = bool(file.get("attention_bias", False))
+    bias = file["attention_bias"]
     return read(file) | {"attention_bias": bias, "output_bias": bias}
 
 
 FAMILY = Family(
     name="llama",
-    classes=("LlamaForCausalLM",),
+    classes=("LlamaForCausalLM", "LlamaModel"),
     fields=FIELDS | {"mlp_bias": "mlp_bias"},
     tensors=tensors,
     shape={},
+    grouped=True,
     read=biased,
     write=lambda config: write(config) | {"attention_bias": config.attention_bias},
     fixed={"hidden_act": "silu"},
-    defaults=DEFAULTS | {"mlp_bias": False, "max_position_embeddings": 2048},
+    defaults=DEFAULTS | {"attention_bias": False, "mlp_bias": False, "max_position_embeddings": 2048},
     prefix="model.",
     ignored=r".*rotary_emb\.inv_freq",
     repeated={"lm_head.weight": "embedding.weight"},

@@ -3,21 +3,21 @@
 from dataclasses import replace
 from typing import Any
 
-from pellucid.core.errors import ModelError
+from pellucid.core.errors import ConfigError
 from pellucid.network.families import llama
 
 
 def read(file: dict[str, Any]) -> dict[str, Any]:
     window, context = file.get("sliding_window"), file.get("max_position_embeddings")
-    if isinstance(window, int) and not (isinstance(context, int) and context <= window):
-        raise ModelError(f"sliding_window = {window} is not supported, and leaving it out would change the model's answers")
+    if window is not None and not (isinstance(window, int) and isinstance(context, int) and context <= window):
+        raise ConfigError(f"sliding_window = {window} is not supported, and leaving it out would change the model's answers")
     return llama.read(file)
 
 
 FAMILY = replace(
     llama.FAMILY,
     name="mistral",
-    classes=("MistralForCausalLM",),
+    classes=("MistralForCausalLM", "MistralModel"),
     fields=llama.FIELDS,
     read=read,
     write=lambda config: llama.write(config) | {"sliding_window": None},

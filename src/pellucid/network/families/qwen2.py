@@ -7,7 +7,7 @@ from pellucid.network.families import llama
 FAMILY = replace(
     llama.FAMILY,
     name="qwen2",
-    classes=("Qwen2ForCausalLM",),
+    classes=("Qwen2ForCausalLM", "Qwen2Model"),
     fields=llama.FIELDS,
     shape={"attention_bias": True},
     read=llama.read,

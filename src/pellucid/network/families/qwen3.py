@@ -7,9 +7,9 @@ from pellucid.network.families import llama
 FAMILY = replace(
     llama.FAMILY,
     name="qwen3",
-    classes=("Qwen3ForCausalLM",),
+    classes=("Qwen3ForCausalLM", "Qwen3Model"),
     fields=llama.FIELDS,
     shape={"qk_norm": True},
     fixed={"hidden_act": "silu", "use_sliding_window": False},
-    defaults=llama.DEFAULTS | {"max_position_embeddings": 32_768, "head_dim": 128},
+    defaults=llama.DEFAULTS | {"attention_bias": False, "max_position_embeddings": 32_768, "head_dim": 128},
 )

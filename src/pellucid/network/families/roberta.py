@@ -10,8 +10,8 @@ from pellucid.network.families.family import Stored, stored
 
 def read(file: dict[str, Any]) -> dict[str, Any]:
     padding, rows = file["pad_token_id"], file["max_position_embeddings"]
-    if not isinstance(padding, int) or not isinstance(rows, int):
-        return bert.read(file) | {"position_offset": padding}
+    if type(padding) is not int or type(rows) is not int:
+        return bert.read(file) | {"position_offset": padding, "context_length": rows}
     return bert.read(file) | {"position_offset": padding + 1, "context_length": rows - padding - 1}
 
 
@@ -24,9 +24,7 @@ def tensors(config: ModelConfig) -> dict[str, Stored]:
     names = bert.encoder(config, "roberta.")
     if config.head == "mlm":
         names |= stored({"head.dense": "lm_head.dense", "head.norm": "lm_head.layer_norm"}, kinds=bert.BOTH)
-        names["head.bias"] = Stored("lm_head.bias")
-    if config.head == "mlm" and not config.tied:
-        names["head.weight"] = Stored("lm_head.decoder.weight")
+        names |= bert.scores(config, "lm_head")
     return names
 
 
@@ -36,8 +34,10 @@ FAMILY = replace(
     classes=("RobertaForMaskedLM", "RobertaModel"),
     tensors=tensors,
     shape=bert.SHAPE | {"position_offset": 2},
+    fresh=bert.FAMILY.fresh | {"token_types": 1},
     read=read,
     write=write,
+    fixed=bert.FAMILY.fixed | {"hidden_act": "gelu"},  # the head's, whatever is between
     defaults=bert.FAMILY.defaults | {"pad_token_id": 1, "max_position_embeddings": 512},
     prefix="roberta.",
     ignored=r".*embeddings\.position_ids",

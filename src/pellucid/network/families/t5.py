@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from pellucid.core.errors import ModelError
-from pellucid.network.config import ModelConfig
+from pellucid.core.errors import ConfigError
+from pellucid.network.config import ModelConfig, is_number
 from pellucid.network.families.family import Family, Stored, stored
 
 ATTENTION = {"q": "q", "k": "k", "v": "v", "output": "o"}
@@ -16,17 +16,20 @@ MLPS: dict[str, dict[str, Any]] = {
 
 def read(file: dict[str, Any]) -> dict[str, Any]:
     kind = file["feed_forward_proj"]
-    if kind not in MLPS:
-        raise ModelError(f"feed_forward_proj = {kind!r} is not supported; known are {', '.join(MLPS)}")
-    width = file.get("d_model")
-    scaled = file.get("scale_decoder_outputs", file["tie_word_embeddings"])
-    found = MLPS[kind] | {"kv_heads": file.get("num_heads"), "head_scale": width**-0.5 if scaled and width else 1.0}
-    return found | {"decoder_layers": file.get("num_decoder_layers") or file.get("num_layers")}
+    if not isinstance(kind, str) or kind not in MLPS:
+        raise ConfigError(f"feed_forward_proj = {kind!r} is not supported; known are {', '.join(MLPS)}")
+    width, scaled = file["d_model"], file.get("scale_decoder_outputs", file["tie_word_embeddings"] is not False)
+    if not isinstance(scaled, bool):
+        raise ConfigError(f"scale_decoder_outputs must be true or false, not {scaled!r}")
+    found = MLPS[kind] | {"kv_heads": file["num_heads"]}
+    if file["num_decoder_layers"] is None:
+        found["decoder_layers"] = file["num_layers"]
+    return found | {"head_scale": width**-0.5 if scaled and is_number(width) and width > 0 else 1.0}
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
     mlp = {"gated": config.gated, "activation": config.activation}
-    ids = {"pad_token_id": 0, "decoder_start_token_id": 0, "is_encoder_decoder": True}
+    ids = {"pad_token_id": 0, "is_encoder_decoder": True}
     scaled = {"scale_decoder_outputs": config.head_scale != 1.0}
     return ids | scaled | {"feed_forward_proj": next(name for name, known in MLPS.items() if known == mlp)}
 
@@ -60,6 +63,7 @@ FAMILY = Family(
         "context_length": "n_positions",
         "d_model": "d_model",
         "layers": "num_layers",
+        "decoder_layers": "num_decoder_layers",
         "heads": "num_heads",
         "d_head": "d_kv",
         "d_mlp": "d_ff",
@@ -68,19 +72,23 @@ FAMILY = Family(
         "dropout": "dropout_rate",
         "relative_buckets": "relative_attention_num_buckets",
         "relative_distance": "relative_attention_max_distance",
+        "start_token": "decoder_start_token_id",
     },
     tensors=tensors,
     shape={"architecture": "encoder-decoder", "positions": "relative", "scaled": False},
+    fresh={"activation": "gelu_tanh"},
     read=read,
     write=write,
     defaults={
         "n_positions": 512,
+        "num_decoder_layers": None,
         "tie_word_embeddings": True,
         "layer_norm_epsilon": 1e-6,
         "feed_forward_proj": "relu",
         "relative_attention_num_buckets": 32,
         "relative_attention_max_distance": 128,
         "dropout_rate": 0.1,
+        "decoder_start_token_id": 0,
     },
     ignored=r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
     repeated={
