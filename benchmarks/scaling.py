@@ -34,7 +34,7 @@ def measure(size: str, context: int, steps: int) -> dict[str, float]:
     compute, objective = choose(), TokenPrediction()
     config = dimensions(Model(size=size, context_length=context), VOCABULARY)
     network = build(config, seed=0).train()
-    network.compute_dtype = compute.dtype
+    network.compute_in(compute.dtype)
     optimizers = Optimizers(network, Optimizer())
     rows = max(1, 4096 // context)
     ids = np.random.default_rng(0).integers(0, VOCABULARY, (rows, context + 1))

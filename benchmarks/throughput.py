@@ -80,15 +80,15 @@ def plain_step(ids: np.ndarray, vocab: int, fused: bool) -> Callable[[], object]
 def our_step(ids: np.ndarray, config: ModelConfig, micro: int, optimizer: str, compiled: bool) -> Callable[[], object]:
     compute, objective = choose(), TokenPrediction()
     network = build(config, seed=0).train()
-    network.compute_dtype = compute.dtype
+    network.compute_in(compute.dtype)
     if compiled:
         network.compile_blocks()
     optimizers = Optimizers(network, Optimizer(name=optimizer))
     batch = Batch(ids[:, :-1].copy(), ids[:, 1:].copy())
 
     def step() -> None:
-        for piece in pieces(batch, micro):
-            loss = objective.loss(network, piece) / ids[:, 1:].size
+        for rows in pieces(len(batch.ids), micro):
+            loss = objective.loss(network, batch.rows(rows)) / ids[:, 1:].size
             loss.backward()
             loss.item()
         optimizers.step(1.0)

@@ -18,14 +18,16 @@ from pellucid.core.files import atomic_folder
 from pellucid.core.machine import cpu_cores
 from pellucid.core.progress import Progress, Silent
 from pellucid.core.run import RunFolder
+from pellucid.evaluation.embed import Mode, Pooling, embed
+from pellucid.evaluation.fill import MASK, Filling, fill
 from pellucid.generation import engine
 from pellucid.generation.engine import Generation
 from pellucid.generation.sampling import Sampling
 from pellucid.loading import Dtype, open_model
 from pellucid.network.config import ModelConfig
 from pellucid.network.masks import Mask
-from pellucid.network.taps import Site, Taps
 from pellucid.network.network import Network, Output
+from pellucid.network.taps import Site, Taps
 from pellucid.network.weights import CONFIG, save_network
 from pellucid.text.corpus import Corpus
 from pellucid.text.tokenizer import Tokenizer
@@ -47,13 +49,31 @@ class Model:
     def config(self) -> ModelConfig:
         return self.network.config
 
-    def __call__(self, ids: Int[Tensor, "batch seq"], mask: Mask | None = None, taps: Taps | None = None) -> Output:
-        """Logits [batch seq vocab] and last hidden states [batch seq d_model] of token ids."""
-        if ids.shape[1] > self.config.context_length:
+    def __call__(
+        self,
+        ids: Int[Tensor, "batch seq"],
+        mask: Mask | None = None,
+        taps: Taps | None = None,
+        *,
+        decoder_ids: Int[Tensor, "batch decoded"] | None = None,
+        types: Int[Tensor, "batch seq"] | None = None,
+    ) -> Output:
+        """Logits [batch seq vocab] and last hidden states [batch seq d_model] of token ids.
+
+        An encoder-decoder needs `decoder_ids`, and answers about those; `types` are the token types of a network that has them.
+        """
+        longest = max(ids.shape[1], 0 if decoder_ids is None else decoder_ids.shape[1])
+        if longest > self.config.context_length:
+            raise ConfigError(f"{longest:,} tokens exceed the model's context of {self.config.context_length:,}; pass fewer")
+        if (decoder_ids is not None) != (self.config.architecture == "encoder-decoder"):
             raise ConfigError(
-                f"{ids.shape[1]:,} tokens exceed the model's context of {self.config.context_length:,}; pass fewer"
+                f"a {self.config.family} model takes {'no ' if decoder_ids is not None else ''}decoder_ids: "
+                "they are what the decoder of an encoder-decoder reads"
             )
-        return cast(Output, self.network(ids, mask, taps))
+        if types is not None and not self.config.token_types:
+            raise ConfigError(f"this {self.config.family} model has no token types; leave types out")
+        options = {"decoder_ids": decoder_ids, "types": types}
+        return cast(Output, self.network(ids, mask, taps, **{name: v for name, v in options.items() if v is not None}))
 
     def sites(self) -> list[Site]:
         """Every place where taps can read or edit: name, shape, meaning."""
@@ -71,15 +91,21 @@ class Model:
         repetition_penalty: float = 1.0,
         seed: int = 0,
         stop: str | Sequence[str] = (),
+        beams: int = 1,
     ) -> Any:
-        """Continue a text, token ids, or a list of either. One prompt gives one `Generation`, a list gives a list of them."""
+        """Continue a text, token ids, or a list of either. One prompt gives one `Generation`, a list gives a list of them.
+
+        `beams` above 1 search for the likeliest continuation instead of drawing one.
+        """
         sampling = Sampling(
             temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, seed=seed
         )
         prompt = prompt.tolist() if hasattr(prompt, "tolist") else prompt  # a tensor or an array of ids
         one = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int))
         prompts: Any = [prompt] if one else prompt
-        done = engine.generate(self.network, self.tokenizer, prompts, max_tokens=max_tokens, sampling=sampling, stop=stop)
+        done = engine.generate(
+            self.network, self.tokenizer, prompts, max_tokens=max_tokens, sampling=sampling, stop=stop, beams=beams
+        )
         return done[0] if one else done
 
     def stream(
@@ -92,15 +118,45 @@ class Model:
 
     @torch.inference_mode()
     def score(self, text: str) -> Float[Tensor, " tokens"]:
-        """Natural-log probability of every token of `text`, the first one after an end of text, where documents begin."""
+        """Natural-log probability of every token of `text`, the first one after what documents begin with."""
+        if not self.config.generates or self.config.architecture == "encoder-decoder":
+            raise ModelError(f"a {self.config.family} model of this kind gives no probability to a text; use a decoder")
         ids = self.tokenizer.encode(text)
         if not ids:
             raise ConfigError("the text to score is empty; give at least one character")
-        if self.tokenizer.end_of_text is None:
+        end = self.tokenizer.end_of_text
+        before = self.tokenizer.frame[0] or ([] if end is None else [end])
+        if not before:
             raise ModelError("this model's tokenizer has no end-of-text token, so its first token has no probability")
-        context = torch.tensor([[self.tokenizer.end_of_text, *ids[:-1]]], device=self.network.device)
-        logprobs = self(context).logits[0].float().log_softmax(dim=-1)
-        return logprobs.gather(1, torch.tensor(ids, device=logprobs.device)[:, None])[:, 0]
+        hidden = self(torch.tensor([[*before, *ids[:-1]]], device=self.network.device)).hidden[0, len(before) - 1 :]
+        logprobs = self.network.scores(hidden).float().log_softmax(dim=-1)
+        found: Tensor = logprobs.gather(1, torch.tensor(ids, device=logprobs.device)[:, None])[:, 0]
+        return found
+
+    def fill(self, text: str, *, top: int = 5) -> list[list[Filling]]:
+        """The `top` likeliest tokens for every `[MASK]` in a text, of a masked language model."""
+        return fill(self.network, self.tokenizer, text, top=top)
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        pooling: Mode | None = None,
+        normalize: bool | None = None,
+        truncate: bool = False,
+    ) -> Float[Tensor, "texts d_model"]:
+        """A vector for each text, [texts d_model]: by default the mean over its tokens, or what sentence-transformers would do.
+
+        A text that is longer than the model takes is an error, unless `truncate` allows to cut its end.
+        """
+        usual = Pooling.of(self.path) if self.path is not None and self.path.is_dir() else Pooling()
+        chosen = Pooling(
+            mode=usual.mode if pooling is None else pooling,
+            normalize=usual.normalize if normalize is None else normalize,
+            longest=usual.longest,
+        )
+        one = [texts] if isinstance(texts, str) else texts
+        return embed(self.network, self.tokenizer, one, chosen, truncate=truncate)
 
     def save(self, folder: str | Path, *, force: bool = False) -> None:
         """Write a Hugging Face-shaped model folder."""
@@ -182,13 +238,22 @@ def pretrain(
 
 
 def sample(network: Network, tokenizer: Tokenizer, prompt: str) -> str:
-    """A continuation for the samples of a training run: likely enough to read, with a fixed seed, so that samples compare."""
+    """What the network makes of a prompt, for the samples of a training run; with a fixed seed, so that samples compare.
+
+    A decoder continues it. An encoder fills its masks, an encoder-decoder its gaps `<extra_id_0>`, if there are any.
+    """
+    kind, gap = network.config.architecture, {"encoder": MASK, "encoder-decoder": "<extra_id_0>"}
+    if gap.get(kind, "") not in prompt:
+        return ""
     network.eval()
-    ids = tokenizer.encode(prompt)
-    most = min(120, network.config.context_length - max(1, len(ids)))
-    settings = Sampling(temperature=0.8, top_p=0.95, seed=1)
     # a compiled block would be compiled again for every length
     with torch.compiler.set_stance("force_eager") if network.compiled else nullcontext():
+        if kind == "encoder":
+            for [best, *_] in fill(network, tokenizer, prompt, top=1):
+                prompt = prompt.replace(MASK, best.token, 1)
+            return prompt
+        ids = tokenizer.encode(prompt, special=True, framed=kind == "encoder-decoder")
+        most = min(120, network.config.context_length - max(1, len(ids)))
+        settings = Sampling(temperature=0.8, top_p=0.95, seed=1)
         [text] = engine.generate(network, tokenizer, [ids], max_tokens=most, sampling=settings)
-    network.train()
-    return prompt + text.text
+    return prompt + text.text if kind != "encoder-decoder" else tokenizer.decode(text.tokens, special=True)

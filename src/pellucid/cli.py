@@ -86,6 +86,8 @@ def pretrain(
     *corpus: str,
     out: Path,
     recipe: Path | None = None,
+    objective: Literal["clm", "mlm", "spans"] | None = None,
+    family: str | None = None,
     size: str | None = None,
     tokenizer: str | None = None,
     vocab_size: int | None = None,
@@ -115,8 +117,12 @@ def pretrain(
         the run folder to make
     recipe
         a TOML file with settings; options override it
+    objective
+        clm: predict the next token (decoders); mlm: masked tokens (encoders); spans: what was cut out (encoder-decoders)
+    family
+        qwen3, llama, gpt2, bert, roberta, t5, lstm, bag-of-words ...; without it qwen3, or what suits the objective
     size
-        tiny, small, base, large, xl, or a number of parameters such as 25M
+        tiny, small, base, large, xl, a published model such as gpt2-medium, or a number of parameters such as 25M
     tokenizer
         bpe, chars, or the path of a tokenizer.json
     vocab_size
@@ -149,7 +155,8 @@ def pretrain(
     shorthands: dict[str, dict[str, Any]] = {
         "data": {"corpus": dashes(corpus) or None, "validation": dashes(validation or ()) or None} | reading.given(),
         "tokenizer": {"kind": tokenizer, "vocab_size": vocab_size},
-        "model": {"size": size, "context_length": context},
+        "model": {"family": family, "size": size, "context_length": context},
+        "objective": {"name": objective},
         "training": {"steps": steps, "tokens": tokens, "minutes": minutes, "seed": seed, "checkpoint_every": checkpoint_every},
     }
     base = Recipe.load(recipe) if recipe else Recipe()
@@ -160,9 +167,19 @@ def pretrain(
     if json:
         return show_json({"run": str(run.path), "last": last, "best": best})
     where = shlex.quote(str(run.path))
-    print(f"{run.path}: {best['bits_per_byte']:.3f} bits per byte on held-out text, at step {best['step']:,}")
+    figure = f"{best['bits_per_byte']:.3f} bits per byte" if "bits_per_byte" in best else f"perplexity {best['perplexity']:.1f}"
+    print(f"{run.path}: {figure} on held-out text, at step {best['step']:,}")
     print(f"read the report   {run.path / 'report.html'}")
-    print(f'write text        pellucid generate {where} "Once upon a time"')
+    print(next_step(str(Recipe.load(run.path / "recipe.toml").objective.name), where))
+
+
+def next_step(objective: str, where: str) -> str:
+    """What to try with a new model."""
+    if objective == "mlm":
+        return f'fill a gap        pellucid fill {where} "Once upon a [MASK]"'
+    if objective == "spans":
+        return f'fill a gap        pellucid generate {where} "Once upon a <extra_id_0>"'
+    return f'write text        pellucid generate {where} "Once upon a time"'
 
 
 def merge(shorthands: dict[str, dict[str, Any]], fields: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -237,6 +254,33 @@ def generate(
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
+
+
+@app.command
+def fill(model: str, text: str, *, top: int = 5, json: bool = False) -> None:
+    """Say what a masked language model would put in the place of every [MASK] in a text.
+
+    Parameters
+    ----------
+    model
+        a run folder, a model folder, or the name of a model on the hub
+    text
+        the text, with [MASK] where a word is missing; - reads it from standard input
+    top
+        how many tokens to show for each mask
+    json
+        print tokens, ids and probabilities as JSON
+    """
+    from pellucid import api
+
+    found = api.load(model).fill(sys.stdin.read() if text == STDIN else text, top=top)
+    if json:
+        return show_json([[asdict(filling) for filling in mask] for mask in found])
+    for number, mask in enumerate(found, 1):
+        if len(found) > 1:
+            print(f"mask {number}")
+        for filling in mask:
+            print(f"{filling.probability:7.1%}  {filling.token}")
 
 
 @app.command

@@ -14,6 +14,7 @@ from pellucid.network.build import build
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.training import checkpoint
 from pellucid.training.checkpoint import Position
+from pellucid.training.loop import TrainState
 from pellucid.training.optimizers import Optimizers
 from pellucid.training.recipe import Optimizer
 
@@ -34,7 +35,8 @@ def save(tmp_path, tokenizer):
     run = RunFolder(tmp_path / "run")
 
     def call(step, loss=None):
-        return checkpoint.save(run, network, optimizers, tokenizer, Position(step=step, seconds=0.0, validation_loss=loss))
+        state = TrainState(network=network, optimizers=optimizers)
+        return checkpoint.save(run, state, tokenizer, Position(step=step, seconds=0.0, validation_loss=loss))
 
     call.run, call.network, call.optimizers = run, network, optimizers
     return call
@@ -48,7 +50,8 @@ def test_what_was_saved_is_loaded_bit_for_bit(save, tokenizer):
     folder = save(7, 1.5)
     other = build(tiny.config(tokenizer.vocab_size), seed=9)
     optimizers = Optimizers(other, Optimizer())
-    assert checkpoint.load(folder, other, optimizers) == Position(step=7, seconds=0.0, validation_loss=1.5)
+    state = TrainState(network=other, optimizers=optimizers)
+    assert checkpoint.load(folder, state) == Position(step=7, seconds=0.0, validation_loss=1.5)
     for name, weight in save.network.named_parameters():
         assert torch.equal(other.get_parameter(name), weight), name
     assert optimizers.state().keys() == save.optimizers.state().keys()
@@ -148,7 +151,7 @@ def test_a_flipped_byte_in_any_file_is_found_and_the_file_named(save, tokenizer,
     path.write_bytes(data)
     network = build(tiny.config(tokenizer.vocab_size), seed=9)
     with pytest.raises(CorruptionError) as caught:
-        checkpoint.load(folder, network, Optimizers(network, Optimizer()))
+        checkpoint.load(folder, TrainState(network=network, optimizers=Optimizers(network, Optimizer())))
     assert (
         str(caught.value) == f"{path} is damaged (its SHA-256 is not the one in manifest.json); restore it, or delete {folder}"
     )

@@ -40,8 +40,8 @@ def broken_from(monkeypatch):
     def begin(call):
         calls = iter(range(10**9))
 
-        def wrong(self, network, batch):
-            value = loss(self, network, batch)
+        def wrong(self, network, batch, state=None):
+            value = loss(self, network, batch, state)
             training = torch.is_grad_enabled()
             return value * math.nan if training and next(calls) >= call else value
 

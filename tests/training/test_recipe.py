@@ -31,10 +31,18 @@ FIELDS = {
     },
     "tokenizer": {"kind": st.sampled_from(["bpe", "chars"]) | texts, "vocab_size": counts},
     "model": {
+        "family": st.sampled_from(["qwen3", "bert", "lstm"]),
         "size": texts,
+        "dropout": st.floats(0, 1, exclude_max=True),
         "context_length": st.integers(2, 10**6),
         **dict.fromkeys(("d_model", "layers", "heads", "kv_heads", "d_mlp"), counts),
         "tied": st.booleans(),
+    },
+    "objective": {
+        "name": st.sampled_from(["clm", "mlm", "spans"]),
+        "rate": st.floats(0, 1, exclude_min=True, exclude_max=True),
+        "whole_words": st.booleans(),
+        "mean_span": st.floats(1, 100),
     },
     "optimizer": {
         "name": st.sampled_from(["muon", "adamw"]),
@@ -167,7 +175,7 @@ def message(call, *arguments) -> str:
         ),
         (
             {"zzzzzz": {}},
-            "recipe: unknown key 'zzzzzz'; the sections are data, tokenizer, model, optimizer, schedule, training",
+            "recipe: unknown key 'zzzzzz'; the sections are data, tokenizer, model, objective, optimizer, schedule, training",
         ),
         (
             {"training": {"steps": 5, "minutes": 1}},

@@ -170,7 +170,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing(text, bad):
 
 
 def test_a_loss_that_is_not_finite_is_an_error_that_names_the_step(text, monkeypatch):
-    monkeypatch.setattr(TokenPrediction, "loss", lambda self, network, batch: network.embedding.weight.sum() * math.nan)
+    monkeypatch.setattr(TokenPrediction, "loss", lambda self, network, batch, state: network.embedding.weight.sum() * math.nan)
     with pytest.raises(DivergenceError, match=r"^step 8: the loss is nan and the gradient's norm nan$"):
         learn(text, 2, first=7)
 

@@ -34,7 +34,13 @@ class Cache:
     def __init__(self, config: ModelConfig, *, batch: int, slots: int, dtype: torch.dtype, device: torch.device) -> None:
         shape = (config.layers, batch, config.kv_heads, slots, config.d_head)
         keys, values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        self.slots = slots
         self.layers = [LayerSlots(keys[i], values[i]) for i in range(config.layers)]
+
+    def choose(self, rows: Int[Tensor, " rows"]) -> None:
+        """Go on with these rows; one may be chosen several times."""
+        for layer in self.layers:
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
 
     def mask(self, positions: Int[Tensor, "batch seq"]) -> Mask:
         """Announce the positions that the next forward pass computes; each sees the slots up to its own.

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from pellucid.core.errors import ConfigError, ModelError
-from pellucid.generation.cache import Cache
+from pellucid.generation.beam import search
+from pellucid.generation.decoding import begin
 from pellucid.generation.sampling import Sampling, choose
 from pellucid.network.network import Network
 from pellucid.text.tokenizer import Tokenizer
@@ -86,13 +86,17 @@ def generate(
     sampling: Sampling | None = None,
     stop: Sequence[str] = (),
     cache: bool = True,
+    beams: int = 1,
 ) -> list[Generation]:
     """Continue every prompt (text or token ids) by at most `max_tokens` tokens (None: up to the context's end).
 
-    The same prompt and seed give the same tokens alone or in a batch, with or without the cache.
+    An encoder-decoder reads the prompt and writes a text about it. The same prompt and seed give the same tokens alone or in a
+    batch, with or without the cache. With `beams`, the likeliest continuation that beam search finds; nothing is drawn then.
     Raises `ConfigError` when a prompt and its continuation do not fit into the context.
     """
     rows = [Row(encode(network, tokenizer, prompt), tokenizer, check_stop(stop)) for prompt in prompts]
+    if beams != 1:
+        return [searched(network, row, max_tokens, sampling or Sampling(), beams) for row in rows]
     for _ in run(network, rows, max_tokens, sampling or Sampling(), cache):
         pass
     return [row.result() for row in rows]
@@ -126,7 +130,8 @@ def check_stop(stop: Sequence[str]) -> Sequence[str]:
 
 def encode(network: Network, tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
     """A prompt's ids; an empty prompt becomes an end of text, after which training has seen documents begin."""
-    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+    gaps = network.config.architecture == "encoder-decoder"  # its prompts may name them: <extra_id_0>
+    ids = tokenizer.encode(prompt, special=gaps, framed=True) if isinstance(prompt, str) else list(prompt)
     if not ids:
         if tokenizer.end_of_text is None:
             raise ModelError("this model's tokenizer has no end-of-text token to start from; give a prompt")
@@ -141,8 +146,13 @@ def room(network: Network, rows: list[Row], max_tokens: int | None) -> list[int]
     context = network.config.context_length
     if max_tokens is not None and max_tokens < 1:
         raise ConfigError(f"max_tokens must be at least 1, not {max_tokens}")
+    apart = network.config.architecture == "encoder-decoder"  # what it writes does not follow the prompt
     for row in rows:
         length = len(row.prompt)
+        if apart:
+            if length > context:
+                raise ConfigError(f"the prompt has {length:,} tokens, but the model's context is {context:,}; shorten it")
+            length = 1
         if length >= context:
             raise ConfigError(
                 f"the prompt has {length:,} tokens, but the model's context is {context:,} and must hold the continuation too; "
@@ -153,7 +163,7 @@ def room(network: Network, rows: list[Row], max_tokens: int | None) -> list[int]
                 f"the prompt's {length:,} tokens and {max_tokens:,} more exceed the model's context of {context:,}; "
                 f"use --max-tokens {context - length} or less"
             )
-    return [max_tokens or context - len(row.prompt) for row in rows]
+    return [max_tokens or context - (1 if apart else len(row.prompt)) for row in rows]
 
 
 @torch.inference_mode()
@@ -163,11 +173,9 @@ def run(network: Network, rows: list[Row], max_tokens: int | None, sampling: Sam
         return
     limits = room(network, rows, max_tokens)
     slots = max(len(row.prompt) + limit for row, limit in zip(rows, limits, strict=True))
-    store = Cache(network.config, batch=len(rows), slots=slots, dtype=network.dtype, device=network.device) if cache else None
-    inputs = [row.prompt for row in rows]
+    decoding, inputs = begin(network, [row.prompt for row in rows], slots, cache=cache)
     while any(not row.finish_reason for row in rows):
-        hidden = last_hidden(network, rows, inputs, store)
-        logits = network.head(hidden).float()
+        logits = network.scores(decoding.advance(inputs)).float()
         logprobs = logits.log_softmax(dim=-1)
         penalised = rows if sampling.repetition_penalty != 1 else []
         seen = [torch.tensor(row.prompt + row.tokens, device=network.device) for row in penalised]
@@ -175,22 +183,21 @@ def run(network: Network, rows: list[Row], max_tokens: int | None, sampling: Sam
         for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
             if not row.finish_reason:
                 row.take(token, float(logprobs[i, token]), limits[i])
-        # a finished row computes its last token again until the others are done
-        inputs = [[token] if row.finish_reason else row.tokens[-1:] for row, token in zip(rows, chosen.tolist(), strict=True)]
+        inputs = [[] if row.finish_reason else [token] for row, token in zip(rows, chosen.tolist(), strict=True)]
         yield
 
 
-def last_hidden(network: Network, rows: list[Row], inputs: list[list[int]], cache: Cache | None) -> Tensor:
-    """The hidden state from which each row's next token follows, [batch d_model]."""
-    device = network.device
-    if cache is None:
-        inputs = [row.prompt + row.tokens for row in rows]
-    lengths = torch.tensor([len(ids) for ids in inputs], device=device)
-    width = int(lengths.max())
-    ids = torch.tensor([ids + [0] * (width - len(ids)) for ids in inputs], device=device)
-    if cache is None:
-        hidden = network.encode(ids)  # causal, so the padding on the right is seen by nobody
-    else:
-        first = torch.tensor([len(row.prompt) + len(row.tokens) for row in rows], device=device) - lengths
-        hidden = network.encode(ids, cache.mask(first[:, None] + torch.arange(width, device=device)), cache=cache.layers)
-    return hidden[torch.arange(len(rows), device=device), lengths - 1]
+def searched(network: Network, row: Row, max_tokens: int | None, sampling: Sampling, beams: int) -> Generation:
+    """One prompt's continuation by beam search."""
+    if beams < 1:
+        raise ConfigError(f"beams must be at least 1, not {beams}")
+    if sampling not in (Sampling(), Sampling(temperature=0)):
+        raise ConfigError("beam search draws nothing, so sampling options have no effect with beams; leave them out")
+    [limit] = room(network, [row], max_tokens)
+    found = search(network, row.prompt, beams=beams, max_tokens=limit, end=row.tokenizer.end_of_text)
+    for token, logprob in zip(found.tokens, found.logprobs, strict=False):
+        if not row.finish_reason:
+            row.take(token, logprob, len(found.tokens) + 1)
+    if not row.finish_reason:
+        row.finish("stop" if found.ended else "length")
+    return row.result()

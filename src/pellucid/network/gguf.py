@@ -21,6 +21,7 @@ from pellucid.network.weights import to_file
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gpt2": "gpt2"}  # ours: theirs
 PAIRED = ("llama",)  # whose rotary pairs are neighbours
+SPLIT = ("gpt2", "qwen2")  # whose heads have d_model / heads features
 NAMES = {
     "embedding": "token_embd",
     "positions": "position_embd",
@@ -234,7 +235,7 @@ def check_writable(config: ModelConfig) -> None:
     expected = {"qwen2": {"attention_bias"}, "qwen3": set[str]()}.get(config.family, biased)
     odd = {
         f"activation {config.activation}": config.family == "gpt2" and config.activation != "gelu_tanh",
-        f"heads of {config.d_head} features": config.family == "gpt2" and config.d_head * config.heads != config.d_model,
+        f"heads of {config.d_head} features": config.family in SPLIT and config.d_head * config.heads != config.d_model,
         "its biases in attention": biased != expected,
         "yarn that is not truncated": config.rope_scaling is not None and not config.rope_scaling.truncate,
     }

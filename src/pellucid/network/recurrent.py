@@ -30,6 +30,14 @@ class LayerState:
     hidden: Float[Tensor, "batch d_model"]
     cell: Float[Tensor, "batch d_model"]
 
+    def rows(self, rows: slice | Tensor) -> "LayerState":
+        """A copy of some rows."""
+        return LayerState(self.hidden[rows].clone(), self.cell[rows].clone())
+
+    def put(self, rows: slice | Tensor, part: "LayerState") -> None:
+        """Put rows back."""
+        self.hidden[rows], self.cell[rows] = part.hidden, part.cell
+
 
 class LSTM(nn.Module):
     """One layer: c = forget * c + input * candidate, h = output * tanh(c), each gate a function of x and the last h."""
@@ -148,8 +156,8 @@ class Recurrent(Network):
 
     def state(self, batch: int) -> list[LayerState]:
         """The state of a network that has read nothing."""
-        nothing = torch.zeros(batch, self.config.d_model, device=self.device, dtype=self.dtype)
-        return [LayerState(nothing, nothing) for _ in self.blocks]
+        nothing = torch.zeros(2, len(self.blocks), batch, self.config.d_model, device=self.device, dtype=self.dtype)
+        return [LayerState(hidden, cell) for hidden, cell in zip(*nothing, strict=True)]
 
     def sites(self) -> list[Site]:
         """Every place where taps can read or edit, in the order of the forward pass."""

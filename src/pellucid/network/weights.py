@@ -213,10 +213,9 @@ def to_file(tensors: Mapping[str, Tensor], names: Mapping[str, Stored]) -> dict[
         tensor = tensors[ours]
         if stored.paired:
             tensor = tensor.reshape(stored.paired, 2, -1, *tensor.shape[1:]).transpose(1, 2).flatten(0, 2)
-        parts.setdefault(stored.name, {})[stored.part] = tensor.mT if stored.transposed else tensor
-    # a transposed tensor has its outputs last; a vector has nothing else
-    whole = {
-        name: torch.cat([found[i] for i in sorted(found)], dim=-1) if len(found) > 1 else found[0]
-        for name, found in parts.items()
+        parts.setdefault(stored.name, {})[stored.part] = tensor
+    joined = {
+        name: torch.cat([found[i] for i in sorted(found)]) if len(found) > 1 else found[0] for name, found in parts.items()
     }
-    return whole | {stored.copy: whole[stored.name].clone() for stored in names.values() if stored.copy}
+    transposed = {stored.name for stored in names.values() if stored.transposed}
+    return {name: tensor.mT if name in transposed else tensor for name, tensor in joined.items()}

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from pellucid.core.errors import CorruptionError, DivergenceError, RunError
 from pellucid.core.files import MANIFEST, atomic_folder, read_json, remove_folder, verify, write_json
 from pellucid.core.run import RunFolder
-from pellucid.network.network import Network
+from pellucid.network.recurrent import LayerState
 from pellucid.network.sources import save_tensors
 from pellucid.network.weights import load_into, save_network
 from pellucid.text.tokenizer import Tokenizer
-from pellucid.training.optimizers import Optimizers
+from pellucid.training.loop import TrainState
 
-OPTIMIZER, POSITION = "optimizer.safetensors", "position.json"
+OPTIMIZER, MEMORY, POSITION = "optimizer.safetensors", "memory.safetensors", "position.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,9 @@ class Position:
     validation_loss: float | None  # nats per token, if this step was evaluated
 
 
-def save(run: RunFolder, network: Network, optimizers: Optimizers, tokenizer: Tokenizer, position: Position) -> Path:
+def save(run: RunFolder, state: TrainState, tokenizer: Tokenizer, position: Position) -> Path:
     """Write `checkpoints/step-N`; refuse weights that are not finite."""
+    network = state.network
     for name, weight in network.named_parameters():
         if not torch.isfinite(weight).all():
             raise DivergenceError(
@@ -41,16 +42,22 @@ def save(run: RunFolder, network: Network, optimizers: Optimizers, tokenizer: To
     with atomic_folder(folder) as temporary:
         save_network(network, temporary, end_of_text=tokenizer.end_of_text)
         tokenizer.save(temporary, context_length=network.config.context_length)
-        save_tensors(optimizers.state(), temporary / OPTIMIZER)
+        save_tensors(state.optimizers.state(), temporary / OPTIMIZER)
+        if state.memory is not None:
+            parts = {f"{i}.{name}": getattr(layer, name) for i, layer in enumerate(state.memory) for name in ("hidden", "cell")}
+            save_tensors(parts, temporary / MEMORY)
         write_json(temporary / POSITION, asdict(position))
     return folder
 
 
-def load(folder: Path, network: Network, optimizers: Optimizers) -> Position:
+def load(folder: Path, state: TrainState) -> Position:
     """Put a checkpoint's weights and optimizer state back in place; damage is an error that names the file."""
     verify(folder)
-    load_into(network, folder)
-    optimizers.load(load_file(folder / OPTIMIZER))
+    load_into(state.network, folder)
+    state.optimizers.load(load_file(folder / OPTIMIZER))
+    if (folder / MEMORY).is_file():
+        parts = {name: tensor.to(state.network.device) for name, tensor in load_file(folder / MEMORY).items()}
+        state.memory = [LayerState(parts[f"{i}.hidden"], parts[f"{i}.cell"]) for i in range(len(parts) // 2)]
     return position(folder)
 
 

@@ -12,9 +12,10 @@ from pellucid.core.device import matmul_rate
 from pellucid.core.errors import ConfigError, MissingExtraError
 from pellucid.core.machine import compiler
 from pellucid.core.progress import Progress
+from pellucid.network.presets import preset
 from pellucid.training.job import Job
 from pellucid.training.memory import check_disk, check_memory, choose_micro_batch, estimate
-from pellucid.training.preparation import absolute
+from pellucid.training.preparation import SHAPE, absolute
 from pellucid.training.recipe import LENGTHS
 
 DEFAULT_MINUTES = 10.0
@@ -33,6 +34,8 @@ def decide(job: Job, out: Path, progress: Progress) -> Job:
         raise MissingExtraError("training.tensorboard", "track")
     if training.compile == "on" and job.compute.device == "cpu" and compiler() is None:
         raise ConfigError("training.compile is on, but no C++ compiler was found; install g++, or use --training.compile off")
+    if job.config.architecture in ("recurrent", "bag-of-words"):
+        check_without_attention(job)
     prompt = len(job.prepared.tokenizer.encode(training.prompt))
     if prompt >= job.config.context_length:
         raise ConfigError(
@@ -58,12 +61,31 @@ def decide(job: Job, out: Path, progress: Progress) -> Job:
     return fixed(job, {"steps": steps, "evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every})
 
 
+def check_without_attention(job: Job) -> None:
+    """Refuse settings that only blocks of attention answer to."""
+    recipe, kind = job.recipe, job.config.family
+    for name, set_ in {
+        "data.document_masks": recipe.data.document_masks,
+        "training.recompute": recipe.training.recompute,
+        "training.compile": recipe.training.compile == "on",
+    }.items():
+        if set_:
+            raise ConfigError(f"{name} has no effect with {kind}, which has no attention; leave it out")
+
+
 def fixed(job: Job, training: dict[str, Any]) -> Job:
     """The job with some fields of its recipe's section `training` set, and paths and dimensions written out."""
-    shape = {name: getattr(job.config, name) for name in ("d_model", "layers", "heads", "kv_heads", "d_mlp")}
+    model = job.recipe.model
+    published = model.size is not None and preset(model.size) is not None
+    shape = {} if published else {name: getattr(job.config, name) for name in SHAPE if name not in model.without_effect()}
     data = {name: absolute(getattr(job.recipe.data, name)) for name in ("corpus", "validation")}
     optimizer = {"matrix_learning_rate": job.recipe.optimizer.matrix_rate}
-    fields = {"data": data, "model": shape | {"size": None}, "optimizer": optimizer, "training": training}
+    fields = {
+        "data": data,
+        "model": shape | ({} if published else {"size": None}),
+        "optimizer": optimizer,
+        "training": training,
+    }
     return dataclasses.replace(job, recipe=job.recipe.override(fields))
 
 
@@ -107,6 +129,8 @@ def seconds_per_step(job: Job, budget: float) -> float:
 
 def compiled_if_worth_it(job: Job, expected: float) -> Job:
     """The job with torch.compile if it makes steps at least 5 % faster and the run is long enough to earn it back."""
+    if job.config.architecture in ("recurrent", "bag-of-words"):
+        return job
     if expected < WORTH_COMPILING or (job.compute.device == "cpu" and compiler() is None):
         return job
     compiled = fixed(job, {"compile": "on"})

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 from pellucid.core.device import Compute
 from pellucid.network.build import build
 from pellucid.network.config import ModelConfig
 from pellucid.network.flops import training_flops
-from pellucid.text.batches import Batches
+from pellucid.text.batches import Batches, Corruption, Lanes
 from pellucid.training.loop import Step, TrainState
 from pellucid.training.objectives import TokenPrediction
 from pellucid.training.optimizers import Optimizers
-from pellucid.training.preparation import Prepared
+from pellucid.training.preparation import Prepared, corruption
 from pellucid.training.recipe import Recipe
 from pellucid.training.validation import Validation, validate
 
@@ -33,12 +34,26 @@ class Job:
 
     @property
     def step_tokens(self) -> int:
-        """Tokens that one step learns from."""
+        """Tokens of text that one step reads."""
         return self.recipe.training.batch_size * self.config.context_length
 
     @property
+    def token_flops(self) -> float:
+        """What learning from one token of text costs."""
+        context, objective = self.config.context_length, self.recipe.objective
+        inputs, targets = (context, context) if self.corruption is None else self.corruption.lengths(context)
+        scored = objective.rate if objective.name == "mlm" else 1.0
+        decoded = targets if objective.name == "spans" else 0
+        return training_flops(self.config, inputs, scored=scored, decoded=decoded) * inputs / context
+
+    @property
     def step_flops(self) -> float:
-        return self.step_tokens * training_flops(self.config, self.config.context_length)
+        return self.step_tokens * self.token_flops
+
+    @cached_property
+    def corruption(self) -> Corruption | None:
+        """What is hidden from the network, if anything."""
+        return corruption(self.recipe.objective, self.prepared.tokenizer, self.config)
 
     def start(self) -> TrainState:
         """A fresh network and its optimizers, the same every time."""
@@ -50,23 +65,29 @@ class Job:
         return TrainState(network=network, optimizers=Optimizers(network, self.recipe.optimizer))
 
     def batches(self) -> Batches:
-        """What is read in which order."""
+        """What is read in which order: by a recurrent network as it was written, by others shuffled."""
+        view, context, size = self.prepared.training, self.config.context_length, self.recipe.training.batch_size
+        if self.config.architecture == "recurrent":
+            return Lanes(view, context=context, batch_size=size)
         return Batches(
-            self.prepared.training,
-            context=self.config.context_length,
-            batch_size=self.recipe.training.batch_size,
+            view,
+            context=context,
+            batch_size=size,
             seed=self.recipe.training.seed,
             documents=self.recipe.data.document_masks,
+            corruption=self.corruption,
         )
 
     def step(self) -> Step:
         """How a step is computed."""
+        training = self.recipe.training
         return Step(
             objective=TokenPrediction(),
             batches=self.batches(),
             schedule=self.recipe.schedule,
             steps=self.steps,
-            micro_batch=cast(int, self.recipe.training.micro_batch),
+            micro_batch=cast(int, training.micro_batch),
+            seed=training.seed,
         )
 
     def evaluate(self, state: TrainState) -> Validation:
@@ -78,6 +99,7 @@ class Job:
             self.prepared.validation,
             context=self.config.context_length,
             documents=self.recipe.data.document_masks,
+            corruption=self.corruption,
             batch_size=cast(int, training.micro_batch),
             windows=None if training.evaluate_windows == "all" else training.evaluate_windows,
         )

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
+import torch
+
 from pellucid.core.errors import DivergenceError
 from pellucid.core.progress import Task
 from pellucid.network.network import Network
-from pellucid.text.batches import IGNORED, Batch, Batches
+from pellucid.network.recurrent import LayerState, Recurrent
+from pellucid.text.batches import IGNORED, Batches
 from pellucid.training.objectives import Objective
 from pellucid.training.optimizers import Optimizers
 from pellucid.training.recipe import Schedule
@@ -31,6 +34,7 @@ class TrainState:
     step: int = 0  # optimizer steps done
     seconds: float = 0.0  # of training so far
     best: float = math.inf  # lowest validation loss so far
+    memory: list[LayerState] | None = None  # what a recurrent network remembers of the batch before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,7 @@ class Step:
     schedule: Schedule
     steps: int
     micro_batch: int
+    seed: int = 0
 
     def __call__(self, state: TrainState) -> tuple[float, float]:
         """Learn batch number `state.step`; return its mean loss in nats per token and its gradient's norm.
@@ -52,25 +57,40 @@ class Step:
         batch = self.batches[state.step]
         targets = int((batch.targets != IGNORED).sum())
         total = 0.0
-        for piece in pieces(batch, self.micro_batch):
-            loss = self.objective.loss(state.network, piece) / targets
+        if state.network.config.dropout:  # what is dropped is a function of seed and step, so a resume needs no random state
+            torch.manual_seed(self.seed * 1_000_003 + state.step)
+        memory = self.remembered(state, len(batch.ids))
+        for rows in pieces(len(batch.ids), self.micro_batch):
+            part = memory and [layer.rows(rows) for layer in memory]
+            loss = self.objective.loss(state.network, batch.rows(rows), part) / targets
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
+            for layer, changed in zip(memory or [], part or [], strict=True):
+                layer.put(rows, changed)
+        state.memory = memory
         norm = state.optimizers.step(self.rate(state.step))
         if not (math.isfinite(total) and math.isfinite(norm)):
             raise DivergenceError(f"step {state.step + 1}: the loss is {total} and the gradient's norm {norm}")
         state.step += 1
         return total, norm
 
+    def remembered(self, state: TrainState, rows: int) -> list[LayerState] | None:
+        """What a recurrent network knows as it begins a step: nothing, unless the batch goes on where the last one ended."""
+        if not isinstance(state.network, Recurrent):
+            return None
+        if state.memory is None or not self.batches.continues(state.step):
+            return state.network.state(rows)
+        return state.memory
+
     def rate(self, step: int) -> float:
         """The factor by which this step multiplies the peak learning rates."""
         return factor(self.schedule, step, self.steps)
 
 
-def pieces(batch: Batch, size: int) -> Iterator[Batch]:
-    """The batch in micro-batches of at most `size` sequences."""
-    for start in range(0, len(batch.ids), size):
-        yield batch.rows(slice(start, start + size))
+def pieces(rows: int, size: int) -> Iterator[slice]:
+    """The rows of a batch in micro-batches of at most `size`."""
+    for start in range(0, rows, size):
+        yield slice(start, start + size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,12 +154,9 @@ def train(state: TrainState, step: Step, watch: Watch, stop: Stop, task: Task) -
                 raise DivergenceError(f"step {state.step}: the validation loss is {validation.loss}")
             reached = watch.target_loss is not None and validation.loss <= watch.target_loss
             state.seconds = time.perf_counter() - started
-            row = {"step": state.step, "validation_loss": validation.loss, "perplexity": validation.perplexity}
-            row |= {"bits_per_byte": validation.bits_per_byte, "seconds": round(state.seconds, 3)}
+            row = {"step": state.step, "seconds": round(state.seconds, 3)} | validation.metrics()
             watch.record(row | {"sample": watch.sample()})
-            task.say(
-                f"step {state.step:,}: validation loss {validation.loss:.4f}, {validation.bits_per_byte:.3f} bits per byte"
-            )
+            task.say(f"step {state.step:,}: {validation}")
         task.advance(batch_tokens, note=f"loss {loss:.3f}")
         better = validation is not None and validation.loss < state.best
         state.best = min(state.best, validation.loss) if validation else state.best

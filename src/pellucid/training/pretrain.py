@@ -22,7 +22,6 @@ from pellucid.core.machine import cpu_name, memory_limit
 from pellucid.core.progress import Progress
 from pellucid.core.run import RunFolder
 from pellucid.network.build import parameters
-from pellucid.network.flops import training_flops
 from pellucid.network.network import Network
 from pellucid.text.corpus import Corpus
 from pellucid.text.tokenizer import Tokenizer
@@ -30,7 +29,15 @@ from pellucid.training import checkpoint
 from pellucid.training.decisions import decide
 from pellucid.training.job import Job
 from pellucid.training.loop import Stop, Watch, train
-from pellucid.training.preparation import check_unchanged, dimensions, fingerprint, make_tokenizer, open_corpus, prepare
+from pellucid.training.preparation import (
+    check_unchanged,
+    dimensions,
+    fingerprint,
+    make_tokenizer,
+    open_corpus,
+    prepare,
+    settled,
+)
 from pellucid.training.recipe import Recipe
 from pellucid.training.report import write_report, write_samples
 
@@ -69,10 +76,15 @@ def pretrain(
         recipe = resumed(run, recipe)
     else:
         run.check_free(force=force)
+        recipe, asked = settled(recipe), recipe
     data = recipe.data
     corpus = corpus or open_corpus(data, data.corpus)
     held_out = open_corpus(data, data.validation) if data.validation else None
-    tokenizer = Tokenizer.load(run.path) if resume else make_tokenizer(corpus, held_out, recipe.tokenizer, progress)
+    tokenizer = (
+        Tokenizer.load(run.path)
+        if resume
+        else make_tokenizer(corpus, held_out, recipe.tokenizer, progress, str(recipe.objective.name))
+    )
     hashes = fingerprint(corpus, held_out, tokenizer)
     if resume:
         check_unchanged(hashes, read_json(run.info)["fingerprint"])
@@ -85,7 +97,7 @@ def pretrain(
         compute=choose(device=training.device, precision=training.precision, threads=training.threads),
     )
     if not resume:
-        asked, job = recipe, decide(job, run.path, progress)
+        job = decide(job, run.path, progress)
         with run.creating(force=force) as new:
             tokenizer.save(new.path, context_length=job.config.context_length)
             write_text(new.recipe, job.recipe.to_toml())
@@ -119,7 +131,7 @@ def learn(run: RunFolder, job: Job, progress: Progress, sampler: Sampler) -> Non
     training, tokenizer, state = job.recipe.training, job.prepared.tokenizer, job.start()
     target = training.target_loss
     if checkpoint.all_whole(run):
-        position = checkpoint.load(checkpoint.latest(run), state.network, state.optimizers)
+        position = checkpoint.load(checkpoint.latest(run), state)
         state.step, state.seconds = position.step, position.seconds
         progress.say(f"going on after step {state.step:,} of {job.steps:,}")
         if target is not None and position.validation_loss is not None and position.validation_loss <= target:
@@ -129,7 +141,7 @@ def learn(run: RunFolder, job: Job, progress: Progress, sampler: Sampler) -> Non
 
     def save(validation_loss: float | None) -> None:
         position = checkpoint.Position(step=state.step, seconds=state.seconds, validation_loss=validation_loss)
-        checkpoint.save(run, state.network, state.optimizers, tokenizer, position)
+        checkpoint.save(run, state, tokenizer, position)
         checkpoint.prune(run, training.keep)
 
     stop = Stop()
@@ -141,7 +153,7 @@ def learn(run: RunFolder, job: Job, progress: Progress, sampler: Sampler) -> Non
             checkpoint_every=cast(int, training.checkpoint_every),
             evaluate=lambda: job.evaluate(state),
             record=stack.enter_context(recorder(run, tensorboard=training.tensorboard)),
-            sample=lambda: sampler(state.network, tokenizer, training.prompt),
+            sample=lambda: sampled(sampler, state.network, tokenizer, training.prompt),
             checkpoint=save,
             target_loss=target,
         )
@@ -155,6 +167,13 @@ def learn(run: RunFolder, job: Job, progress: Progress, sampler: Sampler) -> Non
     if stop.signal is not None and state.step < job.steps:
         how = f"pellucid pretrain --resume --out {shlex.quote(str(run.path))}"
         raise Interrupted(f"stopped after step {state.step:,} of {job.steps:,}; go on with: {how}", stop.signal)
+
+
+def sampled(sampler: Sampler, network: Network, tokenizer: Tokenizer, prompt: str) -> str:
+    """A sample, after which the network goes on learning."""
+    text = sampler(network, tokenizer, prompt)
+    network.train()
+    return text
 
 
 @contextmanager
@@ -210,7 +229,7 @@ def finish(run: RunFolder) -> None:
     verify(source)
     with atomic_folder(run.model) as folder:
         for path in source.glob("*"):
-            if path.name not in (checkpoint.OPTIMIZER, checkpoint.POSITION, MANIFEST):
+            if path.name not in (checkpoint.OPTIMIZER, checkpoint.MEMORY, checkpoint.POSITION, MANIFEST):
                 shutil.copyfile(path, folder / path.name)
 
 
@@ -239,7 +258,8 @@ def describe(job: Job, asked: Recipe, corpus: Corpus, hashes: dict[str, str]) ->
             "planned": planned,
             "epochs": planned / prepared.training.tokens,
         },
+        "network": job.config.describe(),
         "parameters": parameters(job.config),
-        "training_flops_per_token": training_flops(job.config, job.config.context_length),
+        "training_flops_per_token": job.token_flops,
         "training_flops": job.step_flops * job.steps,
     }

@@ -63,19 +63,44 @@ class Tokens(Section):
         return {"vocab_size": f"with tokenizer {self.kind!r}, which decides its own"} if self.kind != "bpe" else {}
 
 
+class Objective(Section):
+    """What the network learns to predict."""
+
+    name: Literal["clm", "mlm", "spans"] | None = Field(
+        None, description="clm: the next token; mlm: masked tokens; spans: what was cut out; without it what suits the family"
+    )
+    rate: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are masked or cut out")
+    whole_words: bool = Field(False, description="mask whole words")
+    mean_span: float = Field(3.0, ge=1, description="mean length in tokens of what is cut out")
+
+    def without_effect(self) -> dict[str, str]:
+        used = {"clm": (), "mlm": ("rate", "whole_words"), "spans": ("rate", "mean_span")}
+        idle = (
+            [] if self.name is None else [name for name in ("rate", "whole_words", "mean_span") if name not in used[self.name]]
+        )
+        return dict.fromkeys(idle, f"with objective {self.name}")
+
+
 class Model(Section):
     """The network's dimensions; what is not given follows from the size."""
 
-    size: str | None = Field(None, description="tiny, small, base, large, xl, 175b, or a number of parameters such as 25M")
+    family: str | None = Field(None, description="qwen3, llama, gpt2, bert, roberta, t5, lstm, bag-of-words ...")
+    size: str | None = Field(
+        None, description="tiny, small, base, large, xl, a published model such as gpt2-medium, or a number of parameters: 25M"
+    )
     context_length: int = Field(256, ge=2, description="longest sequence, in tokens")
     d_model: int | None = Field(None, ge=1, description="features per position")
     layers: int | None = Field(None, ge=1, description="blocks")
     heads: int | None = Field(None, ge=1, description="attention heads")
     kv_heads: int | None = Field(None, ge=1, description="key/value heads; without it as many as heads")
     d_mlp: int | None = Field(None, ge=1, description="neurons of each MLP")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of activations dropped while learning")
     tied: bool = Field(True, description="use the embedding as the head's weight")
 
     def without_effect(self) -> dict[str, str]:
+        if self.family in ("lstm", "bag-of-words"):
+            idle = dict.fromkeys(("heads", "kv_heads", "d_mlp"), f"with {self.family}, which has no attention")
+            return idle | ({"size": "when d_model and layers are given"} if self.size and self.d_model and self.layers else {})
         given = self.d_model and self.layers and self.heads and self.d_mlp
         return {"size": "when d_model, layers, heads and d_mlp are all given"} if given and self.size else {}
 
@@ -161,6 +186,7 @@ class Recipe(Section):
     data: Data = Data()
     tokenizer: Tokens = Tokens()
     model: Model = Model()
+    objective: Objective = Objective()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     training: Training = Training()

@@ -37,7 +37,7 @@ def write_report(run: RunFolder) -> None:
             last=evaluations[-1] if evaluations else None,
             best=min(evaluations, key=lambda row: float(row["validation_loss"]), default=None),
             uniform=math.log(info["tokens"]["vocabulary"]),
-            samples=[evaluations[i] for i in spread(len(evaluations), 4)],
+            samples=[row for i in spread(len(evaluations), 4) if (row := evaluations[i]).get("sample")],
             facts=facts(info, recipe, losses),
             fingerprint=info["fingerprint"],
             corpus=info["corpus"],
@@ -63,8 +63,8 @@ def facts(info: dict[str, Any], recipe: Recipe, losses: list[dict[str, Any]]) ->
     share = rate / machine["matmul_flops_per_second"]
     return {
         "parameters": f"{info['parameters']:,}",
-        "network": f"{recipe.model.layers} blocks, {recipe.model.d_model} features, {recipe.model.heads} heads, "
-        f"context {recipe.model.context_length:,}, vocabulary {tokens['vocabulary']:,}",
+        "network": f"{info['network']}, context {recipe.model.context_length:,}, vocabulary {tokens['vocabulary']:,}",
+        "objective": str(recipe.objective.name),
         "steps": f"{steps:,} of {training.steps:,}",
         "tokens seen": f"{done:,} ({done / max(1, tokens['training']):.2f} epochs of {tokens['training']:,})",
         "held-out tokens": f"{tokens['validation']:,}",
@@ -99,8 +99,10 @@ def curves(losses: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> s
         loss.plot(at, [row["validation_loss"] for row in evaluations], label="validation", **held_out)
         loss.set(title="loss, nats per token", xlabel="step")
         loss.legend(frameon=False)
-        bits.plot(at, [row["bits_per_byte"] for row in evaluations], **held_out)
-        bits.set(title="bits per byte, validation", xlabel="step")
+        # only where every token is predicted does the loss say how well text is compressed
+        name = "bits_per_byte" if "bits_per_byte" in (evaluations or [{}])[0] else "perplexity"
+        bits.plot(at, [row[name] for row in evaluations], **held_out)
+        bits.set(title=f"{name.replace('_', ' ')}, validation", xlabel="step")
         rate.plot([row["step"] for row in losses], [row["rate"] for row in losses], color="#555555", lw=1.5)
         rate.set(title="learning rate, of its peak", xlabel="step", ylim=(0, 1.05))
         for axes in (loss, bits, rate):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from pellucid.network.network import Network
-from pellucid.text.batches import IGNORED, sequential
+from pellucid.network.recurrent import Recurrent
+from pellucid.text.batches import IGNORED, Batch, Corruption, Lanes, sequential
 from pellucid.text.store import TokenView
 from pellucid.training.objectives import Objective
 
@@ -17,8 +19,9 @@ from pellucid.training.objectives import Objective
 class Validation:
     """Loss on held-out text."""
 
-    loss: float  # nats per token
+    loss: float  # nats per target
     bytes_per_token: float
+    whole: bool = True  # whether every token was a target, so that the loss tells how well the text is compressed
 
     @property
     def perplexity(self) -> float:
@@ -28,6 +31,15 @@ class Validation:
     def bits_per_byte(self) -> float:
         """Comparable between tokenizers."""
         return self.loss / math.log(2) / self.bytes_per_token
+
+    def metrics(self) -> dict[str, float]:
+        """The figures of an evaluation."""
+        found = {"validation_loss": self.loss, "perplexity": self.perplexity}
+        return found | ({"bits_per_byte": self.bits_per_byte} if self.whole else {})
+
+    def __str__(self) -> str:
+        last = f"{self.bits_per_byte:.3f} bits per byte" if self.whole else f"perplexity {self.perplexity:.1f}"
+        return f"validation loss {self.loss:.4f}, {last}"
 
 
 @torch.no_grad()
@@ -40,10 +52,26 @@ def validate(
     documents: bool,
     batch_size: int,
     windows: int | None,
+    corruption: Corruption | None = None,
 ) -> Validation:
-    """Mean loss over `windows` evenly spaced sequences of the held-out text (None: all of it)."""
+    """Mean loss over `windows` sequences of the held-out text (None: all of it), evenly spaced.
+
+    A recurrent network reads them as they were written, as many as there are in `windows`, carrying on what it remembers.
+    """
+    network.eval()  # nothing is dropped
     total, tokens = 0.0, 0
-    for batch in sequential(view, context=context, batch_size=batch_size, limit=windows, documents=documents):
-        total += float(objective.loss(network, batch))
+    if isinstance(network, Recurrent):
+        lanes = Lanes(view, context=min(context, view.tokens), batch_size=min(batch_size, -(-view.tokens // context)))
+        count = lanes.batches_per_epoch if windows is None else min(lanes.batches_per_epoch, -(-windows // lanes.batch_size))
+        batches: Iterator[Batch] = (lanes[n] for n in range(count))
+        memory = network.state(lanes.batch_size)
+    else:
+        batches = sequential(
+            view, context=context, batch_size=batch_size, limit=windows, documents=documents, corruption=corruption
+        )
+        memory = None
+    for batch in batches:
+        total += float(objective.loss(network, batch, memory))
         tokens += int((batch.targets != IGNORED).sum())
-    return Validation(loss=total / tokens, bytes_per_token=view.bytes / view.tokens)
+    network.train()
+    return Validation(loss=total / tokens, bytes_per_token=view.bytes / view.tokens, whole=corruption is None)

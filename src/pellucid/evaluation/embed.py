@@ -1,0 +1,109 @@
+"""A vector for each text: what an encoder makes of all its tokens together (Reimers and Gurevych, 2019: Sentence-BERT)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pellucid.core.errors import ConfigError, ModelError
+from pellucid.core.files import own_file, read_json
+from pellucid.network.masks import Mask
+from pellucid.network.network import Network
+from pellucid.text.tokenizer import Tokenizer
+
+Mode = Literal["mean", "cls", "max"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooling:
+    """How the vectors of a text's tokens become one."""
+
+    mode: Mode = "mean"  # their mean; that of the first token; the largest value of each feature
+    normalize: bool = False  # to length 1
+    longest: int | None = None  # tokens that a text may have; None: the model's context
+
+    @staticmethod
+    def of(folder: Path) -> Pooling:
+        """What a folder of sentence-transformers says in `modules.json` and `1_Pooling/`; without them the mean."""
+        if (path := own_file(folder, "modules.json")) is None:
+            return Pooling()
+        modules = [(str(part["type"]).rpartition(".")[2], str(part["path"])) for part in read_json(path)]
+        unknown = [kind for kind, _ in modules if kind not in ("Transformer", "Pooling", "Normalize")]
+        if unknown:
+            raise ModelError(f"{path}: the module {unknown[0]} is not supported, and leaving it out would change the vectors")
+        asked: dict[str, Any] = {}
+        for kind, name in modules:
+            if kind == "Pooling" and (settings := own_file(folder, f"{name}/config.json")):
+                chosen = [
+                    key for key, value in read_json(settings).items() if key.startswith("pooling_mode_") and value is True
+                ]
+                short = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
+                if len(chosen) != 1 or chosen[0] not in short:
+                    raise ModelError(f"{settings}: pooling by {chosen} is not supported; known are {', '.join(short)}")
+                asked["mode"] = short[chosen[0]]
+        limit = own_file(folder, "sentence_bert_config.json")
+        asked["longest"] = read_json(limit).get("max_seq_length") if limit else None
+        return Pooling(normalize="Normalize" in [kind for kind, _ in modules], **asked)
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise ConfigError(f"pooling {self.mode!r} is not known; choose {', '.join(get_args(Mode))}")
+
+
+@torch.inference_mode()
+def embed(
+    network: Network,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    pooling: Pooling,
+    *,
+    batch_tokens: int = 4096,
+    truncate: bool = False,
+) -> Float[Tensor, "texts d_model"]:
+    """The vectors of texts, in their order, [texts d_model]. Texts of like length are read together.
+
+    Raises `ConfigError` for a text that is empty or longer than the model takes, unless `truncate` allows to cut it.
+    """
+    if network.config.architecture == "encoder-decoder":
+        raise ModelError(f"embedding texts with a {network.config.family} model is not supported; use an encoder or a decoder")
+    longest = min(pooling.longest or network.config.context_length, network.config.context_length)
+    rows: list[list[int]] = [ids.tolist() for ids in tokenizer.encode_batch(list(texts), framed=True)]
+    after = len(tokenizer.frame[1])
+    for number, row in enumerate(rows):
+        if not row:
+            raise ConfigError(f"text {number} is empty; give at least one character")
+        if len(row) > longest and not truncate:
+            raise ConfigError(
+                f"text {number} has {len(row):,} tokens, but the model takes {longest:,}; shorten it, or pass truncate=True"
+            )
+        if len(row) > longest:
+            rows[number] = [*row[: longest - after], *row[len(row) - after :]]
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    found = torch.empty(len(rows), network.config.d_model, device=network.device)
+    while order:
+        size = max(1, batch_tokens // len(rows[order[0]]))
+        together, order = order[:size], order[size:]
+        found[together] = pooled(network, [rows[i] for i in together], pooling)
+    return found
+
+
+def pooled(network: Network, rows: list[list[int]], pooling: Pooling) -> Float[Tensor, "rows d_model"]:
+    """The vectors of some texts' tokens."""
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=network.device)
+    present = torch.arange(width, device=ids.device) < torch.tensor([len(row) for row in rows], device=ids.device)[:, None]
+    # a causal network sees no filling on the right
+    hidden = network.encode(ids, None if network.config.causal else Mask.for_bidirectional(present)).float()
+    if pooling.mode == "cls":
+        vectors = hidden[:, 0]
+    elif pooling.mode == "max":
+        vectors = hidden.masked_fill(~present[..., None], -torch.inf).amax(dim=1)
+    else:
+        vectors = (hidden * present[..., None]).sum(dim=1) / present.sum(dim=1, keepdim=True)
+    return torch.nn.functional.normalize(vectors, dim=-1) if pooling.normalize else vectors

@@ -1,0 +1,67 @@
+"""Beam search: the likeliest whole continuations, as far as keeping a few at a time finds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pellucid.generation.decoding import begin
+from pellucid.network.network import Network
+
+
+@dataclass(frozen=True)
+class Beam:
+    """A finished continuation."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    score: float  # summed log-probability over length ** length_penalty
+    ended: bool  # whether it ended by itself
+
+
+@torch.inference_mode()
+def search(
+    network: Network, prompt: list[int], *, beams: int, max_tokens: int, end: int | None, length_penalty: float = 1.0
+) -> Beam:
+    """The best of the continuations found (Graves, 2012; Wu et al., 2016, for the penalty), as transformers searches.
+
+    Each step takes the likeliest `2 * beams` extensions of all beams: those among the first `beams` that end the text are
+    finished, the best others go on, until no beam can become better than what is finished.
+    """
+    decoding, first = begin(network, [prompt], len(prompt) + max_tokens + 1)
+    logprobs = log_softmax(network, decoding.advance(first))
+    rows: list[tuple[list[int], list[float]]] = [([], [])]
+    scores = torch.zeros(1)
+    finished: list[Beam] = []
+    for length in range(1, max_tokens + 1):
+        total = (scores[:, None] + logprobs).flatten()
+        best = total.topk(min(2 * beams, len(total)))
+        going: list[tuple[float, int, int]] = []
+        for rank, (score, place) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
+            row, token = divmod(place, logprobs.shape[1])
+            tokens, each = rows[row]
+            if token != end:
+                going.append((score, row, token))
+            elif rank < beams:
+                finished.append(Beam(tokens, [*each, float(logprobs[row, token])], score / length**length_penalty, True))
+        going = going[:beams]
+        rows = [([*rows[row][0], token], [*rows[row][1], float(logprobs[row, token])]) for _, row, token in going]
+        scores = torch.tensor([score for score, _, _ in going])
+        finished = sorted(finished, key=lambda beam: -beam.score)[:beams]
+        best_possible = going[0][0] / (length if length_penalty >= 0 else max_tokens) ** length_penalty
+        if length == max_tokens or (len(finished) == beams and finished[-1].score >= best_possible):
+            break
+        decoding.choose(torch.tensor([row for _, row, _ in going], device=network.device))
+        logprobs = log_softmax(network, decoding.advance([[token] for _, _, token in going]))
+    if len(finished) < beams:
+        whole = zip(rows, scores.tolist(), strict=True)
+        finished += [Beam(tokens, each, score / len(tokens) ** length_penalty, False) for (tokens, each), score in whole]
+    return max(finished, key=lambda beam: beam.score)
+
+
+def log_softmax(network: Network, hidden: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows vocab"]:
+    scores: Tensor = network.scores(hidden)
+    return scores.float().log_softmax(dim=-1).cpu()
