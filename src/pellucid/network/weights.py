@@ -218,4 +218,5 @@ def to_file(tensors: Mapping[str, Tensor], names: Mapping[str, Stored]) -> dict[
         name: torch.cat([found[i] for i in sorted(found)]) if len(found) > 1 else found[0] for name, found in parts.items()
     }
     transposed = {stored.name for stored in names.values() if stored.transposed}
-    return {name: tensor.mT if name in transposed else tensor for name, tensor in joined.items()}
+    copies = {stored.copy: joined[stored.name].clone() for stored in names.values() if stored.copy}
+    return copies | {name: tensor.mT if name in transposed else tensor for name, tensor in joined.items()}
