@@ -165,7 +165,10 @@ def made(name, options, fields, seed):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
-            weight.normal_(1.0 if weight.ndim == 1 else 0.0, 0.3, generator=generator)
+            if weight.ndim == 1:
+                weight.normal_(1.0, 0.3, generator=generator)
+            else:  # more would make chaos of depth: transformers' own rounding errors grow to 1e-4
+                weight.normal_(0.0, weight.shape[-1] ** -0.5, generator=generator)
     return model.eval()
 
 

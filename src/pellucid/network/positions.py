@@ -21,13 +21,20 @@ class Rotary(nn.Module):
         self.d_head, self.theta, self.scaling = config.d_head, config.rope_theta, config.rope_scaling
 
     def forward(self, positions: Int[Tensor, "#batch seq"], dtype: torch.dtype) -> Rotation:
-        """Cosine and sine of the angle of each of a head's d_head / 2 pairs."""
-        exponent = torch.arange(0, self.d_head, 2, device=positions.device, dtype=torch.float32) / self.d_head
-        frequencies, factor = self.theta**-exponent, 1.0
+        """Cosine and sine of the angle of each of a head's d_head / 2 pairs.
+
+        The frequencies are to the last bit those that published models learned with: far on, the last bit is seen.
+        """
+        frequencies, factor = 1.0 / periods(self.theta, self.d_head, positions.device), 1.0
         if self.scaling is not None:
             frequencies, factor = stretched(frequencies, self.theta, self.scaling), self.scaling.attention_factor
         angles = positions[:, None, :, None].float() * frequencies
         return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
+
+
+def periods(theta: float, d_head: int, device: torch.device) -> Float[Tensor, " pairs"]:
+    """In how many positions each pair turns by one radian."""
+    return theta ** (torch.arange(0, d_head, 2, device=device, dtype=torch.float32) / d_head)
 
 
 def stretched(frequencies: Float[Tensor, " pairs"], theta: float, scaling: RopeScaling) -> Float[Tensor, " pairs"]:
@@ -35,8 +42,9 @@ def stretched(frequencies: Float[Tensor, " pairs"], theta: float, scaling: RopeS
     if scaling.kind == "linear":
         return frequencies / scaling.factor
     if scaling.kind == "llama3":  # Grattafiori et al., 2024: blended by how often a pair turns over the original context
-        turns = frequencies * scaling.original_context / (2 * math.pi)
+        turns = scaling.original_context / (2 * math.pi / frequencies)
         kept = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)
+        slowed = (1 - kept) * frequencies / scaling.factor
     else:  # YaRN (Peng et al., 2023): blended by the pair's number
         pairs = len(frequencies)
         first, last = (
@@ -48,7 +56,8 @@ def stretched(frequencies: Float[Tensor, " pairs"], theta: float, scaling: RopeS
         first, last = max(first, 0), min(last, 2 * pairs - 1)
         number = torch.arange(pairs, device=frequencies.device, dtype=torch.float32)
         kept = 1 - ((number - first) / (last - first or 0.001)).clamp(0, 1)
-    return frequencies * kept + frequencies / scaling.factor * (1 - kept)
+        slowed = 1.0 / (scaling.factor * periods(theta, 2 * pairs, frequencies.device)) * (1 - kept)
+    return slowed + frequencies * kept
 
 
 def rotate(x: Float[Tensor, "batch heads seq d_head"], rotation: Rotation) -> Float[Tensor, "batch heads seq d_head"]:
