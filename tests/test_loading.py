@@ -1,0 +1,158 @@
+"""Models in every form there is: each is opened whole, or refused in one sentence."""
+
+import json
+import random
+import shutil
+
+import pytest
+import tiny
+import torch
+from llama_cpp import smollm2
+
+import pellucid
+from pellucid import loading
+from pellucid.core.errors import ConfigError, ModelError, PellucidError, TokenizerError
+from pellucid.loading import FORMS
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run; nobody may change it."""
+    changes = {"tokenizer": {"kind": "bpe", "vocab_size": 300}}
+    return tiny.pretrain(tmp_path_factory.mktemp("runs") / "run", steps=4, training={"checkpoint_every": 2}, **changes)
+
+
+def message(error, call, *arguments, **options):
+    with pytest.raises(error) as caught:
+        call(*arguments, **options)
+    return str(caught.value)
+
+
+def test_every_form_is_the_same_model(run, tmp_path):
+    model = run.model
+    pellucid.convert(run.path, tmp_path / "model.gguf", to="gguf")
+    pellucid.convert(run.path, tmp_path / "folder", to="hf")
+    expected = model.generate("Alice was", max_tokens=8, temperature=0.0)
+    for path in (run.path, run.path / "model", tmp_path / "model.gguf", str(tmp_path / "folder")):
+        loaded = pellucid.load(path)
+        assert loaded.generate("Alice was", max_tokens=8, temperature=0.0).tokens == expected.tokens, path
+        assert loaded.config.context_length == 16
+    assert pellucid.load(tmp_path / "model.gguf").path == tmp_path / "model.gguf"
+
+
+def test_a_real_model_knows_the_capital_of_france():
+    model = pellucid.load(smollm2())
+    assert model.generate("The capital of France is", max_tokens=3, temperature=0.0).text == " Paris.\n"
+    assert model.tokenizer.chat_template is not None
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("f16", torch.float16)])
+def test_weights_have_the_type_that_is_asked_for(run, name, dtype):
+    model = pellucid.load(run.path, dtype=name)
+    assert {weight.dtype for weight in model.network.parameters()} == {dtype}
+    assert model.generate("Alice", max_tokens=3).tokens
+
+
+def test_a_type_that_there_is_not_is_named(run):
+    expected = "dtype must be one of fp32, bf16, f16, not 'int8'"
+    assert message(ConfigError, pellucid.load, run.path, dtype="int8") == expected
+
+
+class TestHub:
+    @pytest.fixture
+    def asked(self, monkeypatch, run):
+        asked = []
+
+        def fetch(name, *, revision=None):
+            asked.append((name, revision))
+            return run.path / "model"
+
+        monkeypatch.setattr(loading, "fetch_model", fetch)
+        return asked
+
+    def test_a_name_that_is_no_path_is_one_of_the_hub(self, asked, run):
+        assert pellucid.load("owner/name", revision="v1").path == run.path / "model"
+        assert asked == [("owner/name", "v1")]
+
+    def test_a_path_comes_first(self, asked, run, tmp_path, monkeypatch):
+        shutil.copytree(run.path / "model", tmp_path / "owner/name")
+        monkeypatch.chdir(tmp_path)
+        assert str(pellucid.load("owner/name").path) == "owner/name"
+        assert asked == []
+
+    def test_what_cannot_be_a_name_is_a_path_that_does_not_exist(self, asked, tmp_path):
+        for source in (tmp_path / "gone", str(tmp_path / "gone"), "a/b/c", "../gone"):
+            assert message(ModelError, pellucid.load, source) == f"{source} does not exist; give {FORMS}"
+        assert asked == []
+
+    def test_a_revision_of_a_path_has_no_effect_and_is_refused(self, run):
+        expected = f"revision 'v1' has no effect on {run.path}, which is not from the hub; leave it out"
+        assert message(ConfigError, pellucid.load, run.path, revision="v1") == expected
+
+    def test_a_misspelt_path_is_said_to_be_neither(self):
+        text = message(ModelError, pellucid.load, "runs/bsae")
+        assert text.startswith("runs/bsae is no path here, and no model of the hub: ")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "pytorch_model.bin", "model.pt"])
+def test_a_file_of_another_kind_is_no_model(run, tmp_path, name):
+    (tmp_path / name).write_bytes(b"whatever")
+    assert message(ModelError, pellucid.load, tmp_path / name) == f"{tmp_path / name} is not a model; give {FORMS}"
+
+
+def test_a_model_without_a_tokenizer_says_so(run, tmp_path):
+    shutil.copytree(run.path / "model", tmp_path / "model")
+    (tmp_path / "model/tokenizer.json").unlink()
+    assert message(TokenizerError, pellucid.load, tmp_path / "model").startswith(f"{tmp_path / 'model'} has no tokenizer (")
+
+
+def test_a_flipped_byte_in_a_file_that_we_sealed_is_noticed(run, tmp_path):
+    pellucid.convert(run.path, tmp_path / "folder", to="hf")
+    path = tmp_path / "folder/model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    assert message(PellucidError, pellucid.load, tmp_path / "folder").startswith(f"{path} is damaged (its SHA-256")
+    assert message(PellucidError, pellucid.convert, tmp_path / "folder", tmp_path / "x.gguf", to="gguf").startswith(
+        f"{path} is"
+    )
+    assert not (tmp_path / "x.gguf").exists()
+
+
+def test_damaged_tokenizers_open_or_are_one_sentence(run, tmp_path):
+    shutil.copytree(run.path / "model", tmp_path / "model")
+    path, chance, opened, said = tmp_path / "model/tokenizer.json", random.Random(0), 0, []
+    whole = json.loads(path.read_text())
+    for number in range(200):
+        path.write_bytes(damaged(whole, chance) if number % 2 else json.dumps(changed(whole, chance)).encode())
+        try:
+            pellucid.load(tmp_path / "model").generate("Alice was", max_tokens=2)
+            opened += 1
+        except PellucidError as error:
+            said.append(str(error))
+    assert opened > 20
+    assert len(said) > 20
+
+
+def damaged(value, chance):
+    """JSON with a few wrong bytes."""
+    data = bytearray(json.dumps(value).encode())
+    for _ in range(chance.randrange(1, 4)):
+        data[chance.randrange(len(data))] = chance.randrange(256)
+    return bytes(data)
+
+
+def changed(value, chance):
+    """JSON that is whole, but says something else in one place."""
+    copy = json.loads(json.dumps(value))
+    place = copy
+    while True:
+        key = chance.choice(list(place) if isinstance(place, dict) else range(len(place)))
+        if isinstance(place[key], dict | list) and place[key] and chance.random() < 0.8:
+            place = place[key]
+            continue
+        if chance.random() < 0.3:
+            del place[key]
+        else:
+            place[key] = chance.choice([None, True, -1, 2**40, 0.5, "", "a", [], {}, ["a"], {"type": "BPE"}])
+        return copy
