@@ -244,7 +244,8 @@ class TestOptions:
             (["--steps", "many"], 'Invalid value for --steps: unable to convert "many" into int.'),
             (
                 ["--size", "huge"],
-                "size 'huge' is not known; choose tiny, small, base, large, xl, 175b, or a number of parameters such as 25M",
+                "size 'huge' is not known; choose tiny, small, base, large, xl, a published model such as gpt2, bert-base, t5-small, "
+                "qwen3-0.6b, or a number of parameters such as 25M",
             ),
             (
                 ["--tokenizer", "chars", "--vocab-size", "500"],
@@ -331,7 +332,7 @@ class TestResources:
         monkeypatch.setattr(memory, "memory_available", lambda: 8 * 10**9)
         words = ("--size", "175b", "--tokenizer", "chars", "--training.precision", "fp32")
         message = refused("pretrain", corpus, "--out", tmp_path / "run", *words, code=1)
-        assert message.startswith("this run needs about 2.1 TB of memory (weights 695.8 GB, gradients 695.8 GB, ")
+        assert message.startswith("this run needs about 2.1 TB of memory (weights 695.9 GB, gradients 695.9 GB, ")
         assert not (tmp_path / "run").exists()
 
     def test_not_enough_disk_is_said_with_numbers(self, pretrain, corpus, monkeypatch, tmp_path):

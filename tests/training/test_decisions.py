@@ -205,13 +205,13 @@ class TestRefusals:
 
     def test_a_network_larger_than_the_memory(self, tmp_path, monkeypatch):
         monkeypatch.setattr(memory, "memory_available", lambda: 8 * 10**9)
-        size = parse_size("175b", 50, tied=True)
         changes = {"model": dict.fromkeys(("d_model", "layers", "heads", "d_mlp")) | {"size": "175b"}}
         message = self.message(tmp_path, **changes)
-        blocks = size.layers * (4 * size.d_model**2 + 3 * size.d_model * size.d_mlp)
-        weights = 4 * blocks  # Muon keeps one number more for each
+        blocks = 96 * 12 * 12_288**2  # GPT-3's: 4 in attention, 8 in the MLP
+        biases = 96 * 13 * 12_288  # and gains: 9 + 4 times as wide as the stream
+        weights, optimizer = 4 * (blocks + biases), 4 * (blocks + 2 * biases)  # AdamW keeps two numbers, Muon one
         assert message.startswith("this run needs about 2.1 TB of memory (weights ")
-        assert f"gradients {weights / 1e9:.1f} GB, optimizer {weights / 1e9:.1f} GB, activations " in message
+        assert f"gradients {weights / 1e9:.1f} GB, optimizer {optimizer / 1e9:.1f} GB, activations " in message
         assert message.endswith("), but 8.0 GB are available; use a smaller --size")
 
     def test_activations_larger_than_the_memory(self, tmp_path, monkeypatch):

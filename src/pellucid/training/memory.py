@@ -56,7 +56,7 @@ def estimate(
 def numbers_kept(config: ModelConfig, scores: float) -> float:
     """Numbers per token that autograd keeps of one block; `scores` is how many of a query's scores attention holds per head."""
     queries, keys = config.heads * config.d_head, config.kv_heads * config.d_head
-    return 7 * config.d_model + 6 * queries + 6 * keys + 4 * config.d_mlp + 2 * config.heads * scores
+    return 7 * config.d_model + 6 * queries + 6 * keys + (4 if config.gated else 2) * config.d_mlp + 2 * config.heads * scores
 
 
 def choose_micro_batch(
