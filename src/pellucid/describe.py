@@ -17,6 +17,7 @@ from pellucid.network.network import Network
 from pellucid.text.tokenizer import Tokenizer
 
 PRECISIONS = {"fp32": "F32", "bf16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}  # f16 takes as much as bf16
+DIMENSIONS = ("d_model", "layers", "decoder_layers", "heads", "kv_heads", "d_head", "d_mlp")
 SHOWN = 8  # special tokens that a table lists
 
 
@@ -83,8 +84,8 @@ def table(facts: dict[str, Any]) -> dict[str, str]:
     """The same for people to read, but for the files."""
     config, parameters, tokenizer = facts["config"], facts["parameters"], facts["tokenizer"]
     lines = {name: facts[name] for name in ("path", "family", "architecture")}
-    lines["dimensions"] = f"{config['layers']} layers of {config['d_model']}, {config['heads']} heads of {config['d_head']}"
-    lines["dimensions"] += f" ({config['kv_heads']} for keys and values), MLP of {config['d_mlp']}"
+    shown = DIMENSIONS[: 2 if config["architecture"] in ("recurrent", "bag-of-words") else None]
+    lines["dimensions"] = ", ".join(f"{name} {config[name]}" for name in shown if config[name])
     lines["context"] = f"{facts['context_length']:,} tokens"
     lines["parameters"] = f"{parameters['total']:,}"
     lines["parameters"] += f" ({parameters['embedding']:,} in embeddings, {parameters['active']:,} active for every token)"
