@@ -16,7 +16,8 @@ def read(file: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"kv_heads": heads}
     if isinstance(width, int) and isinstance(heads, int) and heads > 0:
         found["d_head"] = width // heads
-    found["d_mlp"] = file.get("n_inner") or (4 * width if isinstance(width, int) else None)
+    inner = file.get("n_inner")
+    found["d_mlp"] = 4 * width if inner is None and isinstance(width, int) else inner
     return found | {"activation": ACTIVATIONS.get(str(file["activation_function"]), file["activation_function"])}
 
 
