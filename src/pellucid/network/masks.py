@@ -70,7 +70,7 @@ class Mask:
         """The mask written out."""
         if self.allowed is not None:
             return self.allowed
-        seq = self.positions.shape[1]
+        seq = self.positions.shape[1] if self.causal else 1  # whoever asks may look everywhere
         everything = torch.ones(1, 1, seq, keys, dtype=torch.bool, device=self.positions.device)
         return everything.tril(keys - seq) if self.causal else everything
 
