@@ -58,6 +58,13 @@ def test_a_type_that_there_is_not_is_named(run):
     assert message(ConfigError, pellucid.load, run.path, dtype="int8") == expected
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:999", "mps"])
+def test_a_device_that_there_is_not_is_named(run, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    text = message(ConfigError, pellucid.load, run.path, device=device)
+    assert text == f"device {device!r} is none that torch {torch.__version__} sees here; use cpu, or cuda with a GPU"
+
+
 class TestHub:
     @pytest.fixture
     def asked(self, monkeypatch, run):
@@ -98,6 +105,13 @@ class TestHub:
 def test_a_file_of_another_kind_is_no_model(run, tmp_path, name):
     (tmp_path / name).write_bytes(b"whatever")
     assert message(ModelError, pellucid.load, tmp_path / name) == f"{tmp_path / name} is not a model; give {FORMS}"
+
+
+def test_a_folder_of_gguf_files_asks_which(tmp_path):
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).touch()
+    expected = f"{tmp_path} has no config.json, but 2 .gguf files; name one of them, such as {tmp_path / 'a.gguf'}"
+    assert message(ModelError, pellucid.load, tmp_path) == expected
 
 
 def test_a_model_without_a_tokenizer_says_so(run, tmp_path):

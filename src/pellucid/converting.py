@@ -71,7 +71,7 @@ def write_folder(files: ModelFiles, path: Path, dtype: StoredType | None) -> Non
 
 def write_file(files: ModelFiles, path: Path, dtype: StoredType | None) -> None:
     """Write a GGUF file that llama.cpp runs."""
-    metadata = gguf_metadata(files.config) | {"general.name": files.path.stem}
+    metadata = gguf_metadata(files.config) | {"general.name": path.stem}
     metadata |= padded(to_gguf(files.fitting_tokenizer()), files.config.vocab_size)
     files.outline()
     verify_file(files.weights.path)

@@ -84,8 +84,8 @@ def table(facts: dict[str, Any]) -> dict[str, str]:
     """The same for people to read, but for the files."""
     config, parameters, tokenizer = facts["config"], facts["parameters"], facts["tokenizer"]
     lines = {name: facts[name] for name in ("path", "family", "architecture")}
-    shown = DIMENSIONS[: 2 if config["architecture"] in ("recurrent", "bag-of-words") else None]
-    lines["dimensions"] = ", ".join(f"{name} {config[name]}" for name in shown if config[name])
+    sizes = DIMENSIONS[: 2 if config["architecture"] in ("recurrent", "bag-of-words") else None]
+    lines["dimensions"] = ", ".join(f"{name} {config[name]}" for name in sizes if config[name])
     lines["context"] = f"{facts['context_length']:,} tokens"
     lines["parameters"] = f"{parameters['total']:,}"
     lines["parameters"] += f" ({parameters['embedding']:,} in embeddings, {parameters['active']:,} active for every token)"

@@ -84,6 +84,8 @@ def open_model(source: str | Path, *, device: str = "cpu", dtype: Dtype | None =
     """
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+        raise ConfigError(f"device {device!r} is none that torch {torch.__version__} sees here; use cpu, or cuda with a GPU")
     files = open_files(find_model(source, revision=revision))
     tokenizer = files.fitting_tokenizer()
     return Opened(files.network(device=device, dtype=DTYPES[dtype] if dtype else None), tokenizer, files.path)
@@ -125,6 +127,8 @@ def open_files(path: Path) -> ModelFiles:
 
 
 def _open_folder(folder: Path) -> ModelFiles:
+    if not (folder / CONFIG).exists() and (found := sorted(folder.glob("*.gguf"))):
+        raise ModelError(f"{folder} has no {CONFIG}, but {len(found)} .gguf files; name one of them, such as {found[0]}")
     config, weights = read_config(folder), Safetensors(folder)
     known = family(config.family, folder)
     config = with_present_parts(config, known, weights)

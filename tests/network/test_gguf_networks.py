@@ -105,6 +105,7 @@ def prompt_model(tmp_path, vocabulary, **changes):
             "general.architecture 'gemma' is not supported; known are gpt2, llama, qwen2, qwen3",
         ),
         ({"general.architecture": None}, "general.architecture None is not supported; known are gpt2, llama, qwen2, qwen3"),
+        ({"split.count": 3}, "is one of 3 parts of a model; join them: llama-gguf-split --merge FIRST OUT"),
         ({"llama.block_count": None}, "does not say llama.block_count; convert the model again"),
         ({"llama.block_count": "two"}, "llama.block_count is 'two', not a whole number"),
         (
@@ -185,6 +186,7 @@ def test_training_on_a_file_does_not_change_it(tmp_path, vocabulary):
         (FAMILIES["bert"].new(**SIZES, kv_heads=4, d_head=16), "a bert model cannot be written as GGUF, only llama"),
         (FAMILIES["qwen3"].new(**GROUPED, head="none"), "a model without a language-model head cannot be written as GGUF"),
         (FAMILIES["qwen2"].new(**GROUPED), "llama.cpp's qwen2 does not have heads of 32 features; use --to hf"),
+        (FAMILIES["qwen3"].new(**GROUPED, rope_scaling=SCALINGS["llama3"]), "llama.cpp's qwen3 does not have Llama 3's rotary"),
         (FAMILIES["qwen3"].new(**GROUPED, attention_bias=True), "llama.cpp's qwen3 does not have its biases in attention"),
         (
             FAMILIES["gpt2"].new(**SIZES, kv_heads=4, d_head=16, activation="relu"),

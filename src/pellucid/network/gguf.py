@@ -133,6 +133,8 @@ def config_of(file: GGUF) -> ModelConfig:
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES.values():
         known = ", ".join(sorted(set(ARCHITECTURES.values())))
         raise ModelError(f"{file.path}: general.architecture {architecture!r:.80} is not supported; known are {known}")
+    if (parts := file.metadata.get("split.count", 1)) != 1:
+        raise ModelError(f"{file.path} is one of {parts!r:.20} parts of a model; join them: llama-gguf-split --merge FIRST OUT")
     if "token_embd.weight" not in file.tensors:
         raise ModelError(f"{file.path} has no token_embd.weight, so it is no whole language model; name another file")
     keys = _Keys(file, architecture)
@@ -190,7 +192,12 @@ def _read_scaling(keys: _Keys) -> RopeScaling | None:
 def _read_factors(file: GGUF, config: ModelConfig) -> RopeScaling:
     """Llama 3's stretching from the factor of each pair: which of the contexts that it can have begun with gives them."""
     factors = file.read(FACTORS).astype(np.float32).reshape(-1)
-    if config.rope_scaling is None and np.isfinite(factors).all() and factors.max() > 0:
+    if (
+        ARCHITECTURES[config.family] in PAIRED
+        and config.rope_scaling is None
+        and np.isfinite(factors).all()
+        and factors.max() > 0
+    ):
         for original in (8192 * 2.0**n for n in (0, 1, 2, 3, 4, 5, -1, -2, -3, -4, -5, -6, -7)):
             scaling = RopeScaling(kind="llama3", factor=float(factors.max()), original_context=int(original))
             expected = _factors(config, scaling)
@@ -231,16 +238,18 @@ def check_writable(config: ModelConfig) -> None:
         raise ModelError(f"a {config.family} model cannot be written as GGUF, only {', '.join(ARCHITECTURES)}; use --to hf")
     if not config.generates:
         raise ModelError("a model without a language-model head cannot be written as GGUF; use --to hf")
+    architecture, scaling = ARCHITECTURES[config.family], config.rope_scaling
     biased = {name for name in ("attention_bias", "output_bias") if getattr(config, name)}
     expected = {"qwen2": {"attention_bias"}, "qwen3": set[str]()}.get(config.family, biased)
     odd = {
         f"activation {config.activation}": config.family == "gpt2" and config.activation != "gelu_tanh",
         f"heads of {config.d_head} features": config.family in SPLIT and config.d_head * config.heads != config.d_model,
         "its biases in attention": biased != expected,
-        "yarn that is not truncated": config.rope_scaling is not None and not config.rope_scaling.truncate,
+        "yarn that is not truncated": scaling is not None and not scaling.truncate,
+        "Llama 3's rotary positions": scaling is not None and scaling.kind == "llama3" and architecture not in PAIRED,
     }
     if found := [what for what, is_so in odd.items() if is_so]:
-        raise ModelError(f"llama.cpp's {ARCHITECTURES[config.family]} does not have {found[0]}; use --to hf")
+        raise ModelError(f"llama.cpp's {architecture} does not have {found[0]}; use --to hf")
 
 
 class Written(Mapping[str, npt.NDArray[np.float32]]):
