@@ -18,7 +18,9 @@ def read(file: dict[str, Any]) -> dict[str, Any]:
     kind = file["feed_forward_proj"]
     if not isinstance(kind, str) or kind not in MLPS:
         raise ConfigError(f"feed_forward_proj = {kind!r} is not supported; known are {', '.join(MLPS)}")
-    width, scaled = file["d_model"], file.get("scale_decoder_outputs", file["tie_word_embeddings"] is not False)
+    width, scaled = file["d_model"], file.get("scale_decoder_outputs")
+    if scaled is None:  # only transformers 5 writes it
+        scaled = file["tie_word_embeddings"] is not False
     if not isinstance(scaled, bool):
         raise ConfigError(f"scale_decoder_outputs must be true or false, not {scaled!r}")
     found = MLPS[kind] | {"kv_heads": file["num_heads"]}
