@@ -122,6 +122,7 @@ def prompt_model(tmp_path, vocabulary, **changes):
         ),
         ({"llama.logit_scale": 0.5}, "llama.logit_scale is 0.5, which is not supported"),
         ({"llama.attention.causal": False}, "llama.attention.causal is False, which is not supported"),
+        ({"llama.block_count": 4096}, "has 20 tensors, too few for llama.block_count = 4096"),
         ({"llama.block_count": 3}, "lacks 9 of 29 tensors: blk.2."),
         ({"llama.block_count": 1}, "has 9 tensors that the configuration knows nothing of: blk.1."),
         ({"llama.feed_forward_length": 97}, "ffn_gate.weight has shape (96, 64), but the configuration asks for (97, 64)"),

@@ -143,6 +143,10 @@ def config_of(file: GGUF) -> ModelConfig:
     except ConfigError as error:
         raise ModelError(f"{file.path}: {error}") from None
     keys.finish()
+    if config.layers > len(file.tensors):
+        raise ModelError(
+            f"{file.path} has {len(file.tensors)} tensors, too few for {architecture}.block_count = {config.layers}"
+        )
     return replace(config, rope_scaling=_read_factors(file, config)) if FACTORS in file.tensors else config
 
 
