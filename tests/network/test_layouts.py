@@ -1,4 +1,4 @@
-"""Files as they are found on the hub: older names, buffers, repeated tensors, shards, other types; and the memory to load them."""
+"""Files as they are on the hub: older names, buffers, repeated tensors, shards, other types; and the memory to load them."""
 
 import json
 import subprocess
@@ -142,6 +142,26 @@ def test_t5_1_1_has_a_head_of_its_own_and_scales_nothing(tmp_path):
     assert torch.equal(theirs.lm_head.weight, head)  # which transformers 5 does not tie, whatever its configuration says
     logits = theirs(some_ids(), decoder_input_ids=some_ids(5)).logits
     assert (network(some_ids(), decoder_ids=some_ids(5)).logits - logits).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("LlamaForCausalLM", LLAMA | {"num_key_value_heads": 1}),
+        ("BertForMaskedLM", BERT | {"max_position_embeddings": 600}),
+        ("T5ForConditionalGeneration", T5),
+    ],
+)
+def test_a_long_text_goes_through_the_fused_kernel_and_is_the_same(name, fields, tmp_path):
+    model, ids = made(name, **fields), some_ids(600)
+    model.save_pretrained(tmp_path)
+    network, present = load_network(tmp_path), torch.arange(600) < torch.tensor([[600], [520]])
+    later = {"decoder_input_ids": ids[:, :550]} if network.config.family == "t5" else {}
+    theirs = model(ids, attention_mask=present.long(), **later).logits
+    mask = None if network.config.causal and not later else Mask.for_bidirectional(present)
+    mine = network(ids, mask, **({"decoder_ids": ids[:, :550]} if later else {})).logits
+    there = torch.ones(2, 550, dtype=torch.bool) if later else present
+    assert (mine - theirs)[there].abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(
