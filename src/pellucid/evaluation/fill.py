@@ -29,7 +29,11 @@ def fill(network: Network, tokenizer: Tokenizer, text: str, *, top: int = 5) -> 
     Raises `ConfigError` if there is no mask in the text.
     """
     if network.config.head != "mlm" or tokenizer.mask is None:
-        raise ModelError(f"this {network.config.family} model fills no masks, since it has no masked-language-model head")
+        other = "use generate" if network.config.generates else "use embed"
+        raise ModelError(
+            f"this {network.config.family} model fills no masks, since it has no masked-language-model head; {other}, "
+            "or a model such as BERT"
+        )
     if not 1 <= top <= network.config.vocab_size:
         raise ConfigError(f"top must be from 1 to {network.config.vocab_size:,}, not {top}")
     name = tokenizer.decode([tokenizer.mask], special=True).strip()

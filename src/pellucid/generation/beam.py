@@ -29,7 +29,7 @@ def search(
     """The best of the continuations found (Graves, 2012; Wu et al., 2016, for the penalty), as transformers searches.
 
     Each step takes the likeliest `2 * beams` extensions of all beams: those among the first `beams` that end the text are
-    finished, the best others go on, until no beam can become better than what is finished.
+    finished, the best others go on, until no beam can become better than what is finished, or there is no room for more.
     """
     decoding, first = begin(network, [prompt], len(prompt) + max_tokens + 1)
     logprobs = log_softmax(network, decoding.advance(first))
@@ -43,10 +43,12 @@ def search(
         for rank, (score, place) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
             row, token = divmod(place, logprobs.shape[1])
             tokens, each = rows[row]
-            if token != end:
+            ended = token == end
+            if rank < beams and (ended or length == max_tokens):
+                tokens, each = tokens if ended else [*tokens, token], [*each, float(logprobs[row, token])]
+                finished.append(Beam(tokens, each, score / length**length_penalty, ended))
+            if not ended:
                 going.append((score, row, token))
-            elif rank < beams:
-                finished.append(Beam(tokens, [*each, float(logprobs[row, token])], score / length**length_penalty, True))
         going = going[:beams]
         rows = [([*rows[row][0], token], [*rows[row][1], float(logprobs[row, token])]) for _, row, token in going]
         scores = torch.tensor([score for score, _, _ in going])
@@ -56,10 +58,7 @@ def search(
             break
         decoding.choose(torch.tensor([row for _, row, _ in going], device=network.device))
         logprobs = log_softmax(network, decoding.advance([[token] for _, _, token in going]))
-    if len(finished) < beams:
-        whole = zip(rows, scores.tolist(), strict=True)
-        finished += [Beam(tokens, each, score / len(tokens) ** length_penalty, False) for (tokens, each), score in whole]
-    return max(finished, key=lambda beam: beam.score)
+    return finished[0]
 
 
 def log_softmax(network: Network, hidden: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows vocab"]:

@@ -32,6 +32,7 @@ class Row:
     prompt: list[int]
     tokenizer: Tokenizer
     stop: Sequence[str]
+    special: bool = False  # whether the text names special tokens: the gaps that an encoder-decoder writes about
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     text: str = ""
@@ -39,7 +40,7 @@ class Row:
     finish_reason: str = ""
 
     def __post_init__(self) -> None:
-        self.decoder = self.tokenizer.stream()
+        self.decoder = self.tokenizer.stream(special=self.special)
 
     def take(self, token: int, logprob: float, max_tokens: int) -> None:
         """Append a token; end at end of text, at a stop string, or at `max_tokens`."""
@@ -94,7 +95,7 @@ def generate(
     batch, with or without the cache. With `beams`, the likeliest continuation that beam search finds; nothing is drawn then.
     Raises `ConfigError` when a prompt and its continuation do not fit into the context.
     """
-    rows = [Row(encode(network, tokenizer, prompt), tokenizer, check_stop(stop)) for prompt in prompts]
+    rows = [begun(network, tokenizer, prompt, stop) for prompt in prompts]
     if beams != 1:
         return [searched(network, row, max_tokens, sampling or Sampling(), beams) for row in rows]
     for _ in run(network, rows, max_tokens, sampling or Sampling(), cache):
@@ -112,12 +113,18 @@ def stream(
     stop: Sequence[str] = (),
 ) -> Iterator[str]:
     """Continue one prompt, piece by piece as the text becomes certain; the pieces add up to `generate`'s text."""
-    row = Row(encode(network, tokenizer, prompt), tokenizer, check_stop(stop))
+    row = begun(network, tokenizer, prompt, stop)
     for _ in run(network, [row], max_tokens, sampling or Sampling(), cache=True):
         if piece := row.news():
             yield piece
     if piece := row.news():
         yield piece
+
+
+def begun(network: Network, tokenizer: Tokenizer, prompt: str | Sequence[int], stop: Sequence[str]) -> Row:
+    """A continuation of which nothing is written yet."""
+    gaps = network.config.architecture == "encoder-decoder"
+    return Row(encode(network, tokenizer, prompt), tokenizer, check_stop(stop), special=gaps)
 
 
 def check_stop(stop: Sequence[str]) -> Sequence[str]:
@@ -159,8 +166,9 @@ def room(network: Network, rows: list[Row], max_tokens: int | None) -> list[int]
                 "shorten the prompt"
             )
         if max_tokens is not None and length + max_tokens > context:
+            both = f"the prompt's {length:,} tokens and {max_tokens:,} more exceed"
             raise ConfigError(
-                f"the prompt's {length:,} tokens and {max_tokens:,} more exceed the model's context of {context:,}; "
+                f"{f'an answer of {max_tokens:,} tokens exceeds' if apart else both} the model's context of {context:,}; "
                 f"use --max-tokens {context - length} or less"
             )
     return [max_tokens or context - (1 if apart else len(row.prompt)) for row in rows]
@@ -174,11 +182,12 @@ def run(network: Network, rows: list[Row], max_tokens: int | None, sampling: Sam
     limits = room(network, rows, max_tokens)
     slots = max(len(row.prompt) + limit for row, limit in zip(rows, limits, strict=True))
     decoding, inputs = begin(network, [row.prompt for row in rows], slots, cache=cache)
+    first = inputs
     while any(not row.finish_reason for row in rows):
         logits = network.scores(decoding.advance(inputs)).float()
         logprobs = logits.log_softmax(dim=-1)
-        penalised = rows if sampling.repetition_penalty != 1 else []
-        seen = [torch.tensor(row.prompt + row.tokens, device=network.device) for row in penalised]
+        penalised = zip(first, rows, strict=True) if sampling.repetition_penalty != 1 else ()
+        seen = [torch.tensor(before + row.tokens, device=network.device) for before, row in penalised]
         chosen = choose(logits, seen, sampling, [len(row.tokens) for row in rows])
         for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
             if not row.finish_reason:

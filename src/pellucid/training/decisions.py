@@ -20,6 +20,7 @@ from pellucid.training.recipe import LENGTHS
 
 DEFAULT_MINUTES = 10.0
 WORTH_COMPILING = 900.0  # seconds: torch.compile takes one or two minutes, so a shorter run cannot gain
+GAPS = {"encoder": "[MASK]", "encoder-decoder": "<extra_id_0>"}  # what a prompt needs where it is filled, not continued
 EVALUATIONS = 20  # over a run
 EVALUATION_SHARE = 0.1  # of the run's time, at the most
 
@@ -36,12 +37,7 @@ def decide(job: Job, out: Path, progress: Progress) -> Job:
         raise ConfigError("training.compile is on, but no C++ compiler was found; install g++, or use --training.compile off")
     if job.config.architecture in ("recurrent", "bag-of-words"):
         check_without_attention(job)
-    prompt = len(job.prepared.tokenizer.encode(training.prompt))
-    if prompt >= job.config.context_length:
-        raise ConfigError(
-            f"training.prompt has {prompt} tokens, but the context is {job.config.context_length} "
-            "and must hold a continuation too; shorten it"
-        )
+    check_prompt(job)
     job.batches()  # refuses a corpus that is shorter than one context
     chosen: dict[str, Any] = {"device": job.compute.device, "precision": job.compute.precision, "threads": job.compute.threads}
     chosen["micro_batch"] = fitting_micro_batch(job)
@@ -61,6 +57,20 @@ def decide(job: Job, out: Path, progress: Progress) -> Job:
     return fixed(job, {"steps": steps, "evaluate_every": evaluate_every, "checkpoint_every": checkpoint_every})
 
 
+def check_prompt(job: Job) -> None:
+    """Refuse a prompt for samples that could not be sampled from."""
+    prompt, config = job.recipe.training.prompt, job.config
+    gap = GAPS.get(config.architecture, "")
+    if prompt and gap not in prompt:
+        raise ConfigError(
+            f"training.prompt {prompt!r} has no {gap}, so there is nothing that {config.family} could fill; put one in it"
+        )
+    tokens = len(job.prepared.tokenizer.encode(prompt, special=True, framed=bool(gap)))
+    if tokens + (not gap) > config.context_length:
+        also = "" if gap else " and must hold a continuation too"
+        raise ConfigError(f"training.prompt has {tokens} tokens, but the context is {config.context_length}{also}; shorten it")
+
+
 def check_without_attention(job: Job) -> None:
     """Refuse settings that only blocks of attention answer to."""
     recipe, kind = job.recipe, job.config.family
@@ -77,7 +87,8 @@ def fixed(job: Job, training: dict[str, Any]) -> Job:
     """The job with some fields of its recipe's section `training` set, and paths and dimensions written out."""
     model = job.recipe.model
     published = model.size is not None and preset(model.size) is not None
-    shape = {} if published else {name: getattr(job.config, name) for name in SHAPE if name not in model.without_effect()}
+    names = ["tied"] if published else [name for name in SHAPE if name not in model.without_effect()]
+    shape = {name: getattr(job.config, name) for name in names}
     data = {name: absolute(getattr(job.recipe.data, name)) for name in ("corpus", "validation")}
     optimizer = {"matrix_learning_rate": job.recipe.optimizer.matrix_rate}
     fields = {

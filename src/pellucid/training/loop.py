@@ -58,7 +58,7 @@ class Step:
         targets = int((batch.targets != IGNORED).sum())
         total = 0.0
         if state.network.config.dropout:  # what is dropped is a function of seed and step, so a resume needs no random state
-            torch.manual_seed(self.seed * 1_000_003 + state.step)
+            torch.manual_seed((self.seed * 1_000_003 + state.step) % 2**63)
         memory = self.remembered(state, len(batch.ids))
         for rows in pieces(len(batch.ids), self.micro_batch):
             part = memory and [layer.rows(rows) for layer in memory]

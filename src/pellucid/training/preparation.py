@@ -165,6 +165,11 @@ def width(size: str, vocab_size: int, weights: int, *, tied: bool) -> int:
     """Features of a network of `size` parameters whose blocks have `weights` times that squared."""
     known, embeddings = PRESETS.get(size.lower()), vocab_size * (1 if tied else 2)
     count = known if isinstance(known, float) else parse_count(size)
+    if count < 8 * embeddings:
+        raise ConfigError(
+            f"a size of {count:,.0f} parameters is too small for a vocabulary of {vocab_size:,}: "
+            f"its embedding alone has {8 * embeddings:,}; choose a larger --size or a smaller --vocab-size"
+        )
     wide = count / embeddings if not weights else (math.sqrt(embeddings**2 + 4 * weights * count) - embeddings) / (2 * weights)
     return max(8, round(wide / 8) * 8)
 

@@ -100,6 +100,7 @@ class Model(Section):
     def without_effect(self) -> dict[str, str]:
         if self.family in ("lstm", "bag-of-words"):
             idle = dict.fromkeys(("heads", "kv_heads", "d_mlp"), f"with {self.family}, which has no attention")
+            idle |= {"dropout": f"with {self.family}, which drops nothing"} if self.family == "bag-of-words" else {}
             return idle | ({"size": "when d_model and layers are given"} if self.size and self.d_model and self.layers else {})
         given = self.d_model and self.layers and self.heads and self.d_mlp
         return {"size": "when d_model, layers, heads and d_mlp are all given"} if given and self.size else {}

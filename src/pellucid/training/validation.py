@@ -14,6 +14,8 @@ from pellucid.text.batches import IGNORED, Batch, Corruption, Lanes, sequential
 from pellucid.text.store import TokenView
 from pellucid.training.objectives import Objective
 
+PARTS = 8  # of a text that a recurrent network reads side by side
+
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
@@ -56,12 +58,13 @@ def validate(
 ) -> Validation:
     """Mean loss over `windows` sequences of the held-out text (None: all of it), evenly spaced.
 
-    A recurrent network reads them as they were written, as many as there are in `windows`, carrying on what it remembers.
+    A recurrent network reads as many from the beginning of each of the text's `PARTS`, carrying on what it remembers. The
+    loss depends on `batch_size` in neither case.
     """
     network.eval()  # nothing is dropped
     total, tokens = 0.0, 0
     if isinstance(network, Recurrent):
-        lanes = Lanes(view, context=min(context, view.tokens), batch_size=min(batch_size, -(-view.tokens // context)))
+        lanes = Lanes(view, context=min(context, view.tokens), batch_size=min(PARTS, -(-view.tokens // context)))
         count = lanes.batches_per_epoch if windows is None else min(lanes.batches_per_epoch, -(-windows // lanes.batch_size))
         batches: Iterator[Batch] = (lanes[n] for n in range(count))
         memory = network.state(lanes.batch_size)
