@@ -33,27 +33,45 @@ class Pooling:
         """What a folder of sentence-transformers says in `modules.json` and `1_Pooling/`; without them the mean."""
         if (path := own_file(folder, "modules.json")) is None:
             return Pooling()
-        modules = [(str(part["type"]).rpartition(".")[2], str(part["path"])) for part in read_json(path)]
+        listed = read_json(path)
+        if not isinstance(listed, list) or not all(
+            isinstance(part, dict) and {"type", "path"} <= part.keys() for part in listed
+        ):
+            raise ModelError(
+                f"{path} is no list of modules, each with type and path; restore it, or delete it to take the mean"
+            )
+        modules = [(str(part["type"]).rpartition(".")[2], str(part["path"])) for part in listed]
         unknown = [kind for kind, _ in modules if kind not in ("Transformer", "Pooling", "Normalize")]
         if unknown:
             raise ModelError(f"{path}: the module {unknown[0]} is not supported, and leaving it out would change the vectors")
         asked: dict[str, Any] = {}
         for kind, name in modules:
-            if kind == "Pooling" and (settings := own_file(folder, f"{name}/config.json")):
-                chosen = [
-                    key for key, value in read_json(settings).items() if key.startswith("pooling_mode_") and value is True
-                ]
+            if kind == "Pooling":
+                settings = own_file(folder, f"{name}/config.json")
+                if settings is None:
+                    raise ModelError(f"{folder / name} has no config.json, which says how to pool; restore it")
+                chosen = [key for key, value in fields(settings) if key.startswith("pooling_mode_") and value is True]
                 short = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
                 if len(chosen) != 1 or chosen[0] not in short:
                     raise ModelError(f"{settings}: pooling by {chosen} is not supported; known are {', '.join(short)}")
                 asked["mode"] = short[chosen[0]]
-        limit = own_file(folder, "sentence_bert_config.json")
-        asked["longest"] = read_json(limit).get("max_seq_length") if limit else None
+        if limit := own_file(folder, "sentence_bert_config.json"):
+            asked["longest"] = longest = dict(fields(limit)).get("max_seq_length")
+            if longest is not None and (not isinstance(longest, int) or longest < 1):
+                raise ModelError(f"{limit}: max_seq_length must be a whole number of at least 1, not {longest!r}")
         return Pooling(normalize="Normalize" in [kind for kind, _ in modules], **asked)
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise ConfigError(f"pooling {self.mode!r} is not known; choose {', '.join(get_args(Mode))}")
+
+
+def fields(path: Path) -> list[tuple[str, Any]]:
+    """What a file of settings says."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} holds no settings by name; restore it")
+    return list(found.items())
 
 
 @torch.inference_mode()
@@ -74,9 +92,9 @@ def embed(
         raise ModelError(f"embedding texts with a {network.config.family} model is not supported; use an encoder or a decoder")
     longest = min(pooling.longest or network.config.context_length, network.config.context_length)
     rows: list[list[int]] = [ids.tolist() for ids in tokenizer.encode_batch(list(texts), framed=True)]
-    after = len(tokenizer.frame[1])
+    before, after = map(len, tokenizer.frame)
     for number, row in enumerate(rows):
-        if not row:
+        if len(row) == before + after:
             raise ConfigError(f"text {number} is empty; give at least one character")
         if len(row) > longest and not truncate:
             raise ConfigError(

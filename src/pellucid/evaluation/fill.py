@@ -28,11 +28,16 @@ def fill(network: Network, tokenizer: Tokenizer, text: str, *, top: int = 5) -> 
 
     Raises `ConfigError` if there is no mask in the text.
     """
-    if network.config.head != "mlm" or tokenizer.mask is None:
+    if network.config.head != "mlm":
         other = "use generate" if network.config.generates else "use embed"
         raise ModelError(
             f"this {network.config.family} model fills no masks, since it has no masked-language-model head; {other}, "
             "or a model such as BERT"
+        )
+    if tokenizer.mask is None:
+        raise ModelError(
+            f"this {network.config.family} model's tokenizer has no mask token, so there is nothing to fill; "
+            "put the model's own tokenizer beside it"
         )
     if not 1 <= top <= network.config.vocab_size:
         raise ConfigError(f"top must be from 1 to {network.config.vocab_size:,}, not {top}")
