@@ -218,7 +218,7 @@ def generate(
     Parameters
     ----------
     model
-        a run folder or a model folder
+        a run folder, a model folder, a .gguf file, or a model's name on the hub
     prompt
         the text to continue; - reads it from standard input; without it a document begins
     max_tokens
@@ -250,7 +250,8 @@ def generate(
         return show_json(asdict(loaded.generate(text, max_tokens=max_tokens, stop=stop or (), **sampling)))
     pieces = loaded.stream(text, max_tokens=max_tokens, stop=stop or (), **sampling)
     first = next(pieces, "")  # errors come before the prompt is printed
-    print(text + first, end="", flush=True)
+    answers = loaded.config.architecture == "encoder-decoder"  # what it writes does not follow the prompt
+    print(first if answers else text + first, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()

@@ -106,6 +106,9 @@ def fitting_micro_batch(job: Job) -> int:
     micro = training.micro_batch
     options: dict[str, Any] = {"context": job.config.context_length, "compute": job.compute}
     options |= {"optimizer": job.recipe.optimizer.name, "recompute": training.recompute}
+    if job.corruption is not None:
+        options["lengths"] = job.corruption.lengths(job.config.context_length)
+        options["scored"] = job.recipe.objective.rate if job.recipe.objective.name == "mlm" else 1.0
     if micro == "auto":
         micro = choose_micro_batch(job.config, batch_size=training.batch_size, **options)
     if micro > training.batch_size:

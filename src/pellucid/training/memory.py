@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,42 +35,67 @@ class Memory:
 
 
 def estimate(
-    config: ModelConfig, *, micro_batch: int, context: int, compute: Compute, optimizer: str, recompute: bool
+    config: ModelConfig,
+    *,
+    micro_batch: int,
+    context: int,
+    compute: Compute,
+    optimizer: str,
+    recompute: bool,
+    scored: float = 1.0,
+    lengths: tuple[int, int] | None = None,
 ) -> Memory:
-    """Weights, gradients and optimizer state are fp32; activations are what autograd keeps for the backward pass."""
+    """Weights, gradients and optimizer state are fp32; activations are what autograd keeps for the backward pass.
+
+    Of the targets only the share `scored` gets logits; `lengths` is how many inputs and targets an encoder-decoder has.
+    """
     weights = parameters(config)
     matrices = block_parameters(config) if optimizer == "muon" else 0  # Muon keeps one number for each, AdamW two
     size = compute.dtype.itemsize
-    tokens = micro_batch * context
-    scores = (context + min(context, ROWS)) / 2 if compute.device == "cpu" and context <= SHORT else 0
-    block = size * numbers_kept(config, scores)
-    kept = size * config.layers * config.d_model + block if recompute else config.layers * block
-    head = 2.5 * 4 * min(config.vocab_size, LOGITS / tokens)  # logits, their fp32 copy on a CPU, log-probabilities in fp32
+    inputs, targets = lengths or (context, context)
+    halves = [kept_by(config, config.layers, inputs, compute, recompute=recompute)]
+    if config.decoder_layers:
+        halves.append(kept_by(config.decoder(), config.decoder_layers, targets, compute, recompute=recompute, read=inputs))
+    rows = micro_batch * targets * scored
+    head = 2.5 * 4 * min(config.vocab_size * rows, LOGITS)  # logits, their fp32 copy on a CPU, log-probabilities in fp32
     return Memory(
         weights=4.0 * weights + (size * weights if size < 4 else 0),  # a bf16 copy is kept for the backward pass
         gradients=4.0 * weights,
         optimizer=4.0 * (2 * weights - matrices),
-        activations=tokens * (kept + head),
+        activations=micro_batch * sum(halves) + head,
     )
+
+
+def kept_by(config: ModelConfig, layers: int, length: int, compute: Compute, *, recompute: bool, read: int = 0) -> float:
+    """Bytes that autograd keeps of a sequence in a stack of blocks, whose cross-attention, if any, reads `read` positions."""
+    half = config.causal and config.architecture == "decoder"  # of the pattern is never computed
+    scores = 0.0
+    if compute.device == "cpu" and max(length, read) <= SHORT:
+        scores = ((length + min(length, ROWS)) / 2 if half else length) + read
+    numbers = length * numbers_kept(config, scores) + 2 * read * config.kv_heads * config.d_head
+    return compute.dtype.itemsize * (layers * length * config.d_model + numbers if recompute else layers * numbers)
 
 
 def numbers_kept(config: ModelConfig, scores: float) -> float:
     """Numbers per token that autograd keeps of one block; `scores` is how many of a query's scores attention holds per head."""
+    if config.architecture in ("recurrent", "bag-of-words"):
+        return (7 if config.architecture == "recurrent" else 2) * config.d_model
     queries, keys = config.heads * config.d_head, config.kv_heads * config.d_head
-    return 7 * config.d_model + 6 * queries + 6 * keys + (4 if config.gated else 2) * config.d_mlp + 2 * config.heads * scores
+    projected = 6 if config.positions == "rotary" else 2  # forms of each query and key: normed, rotated
+    stream = (7 + 3 * config.cross) * config.d_model + projected * (queries + keys) + 2 * queries * config.cross
+    return stream + (4 if config.gated else 2) * config.d_mlp + 2 * config.heads * scores
 
 
-def choose_micro_batch(
-    config: ModelConfig, *, batch_size: int, context: int, compute: Compute, optimizer: str, recompute: bool
-) -> int:
-    """The largest even share of the batch that fits; on a CPU 2,048 tokens fill the cores, and more only leaves the caches."""
+def choose_micro_batch(config: ModelConfig, *, batch_size: int, context: int, compute: Compute, **options: Any) -> int:
+    """The largest even share of the batch that fits; on a CPU 2,048 tokens fill the cores, and more only leaves the caches.
+
+    `options` are the others of `estimate`.
+    """
     budget = 0.5 * available(compute)
     limit = 2048 if compute.device == "cpu" else 65_536
     micro = batch_size
     while micro > 1:
-        need = estimate(
-            config, micro_batch=micro, context=context, compute=compute, optimizer=optimizer, recompute=recompute
-        ).activations
+        need = estimate(config, micro_batch=micro, context=context, compute=compute, **options).activations
         if micro * context <= limit and need < budget:
             break
         micro = -(-micro // 2)

@@ -13,7 +13,7 @@ from pellucid.core.errors import ConfigError, RunError
 from pellucid.core.machine import cache_folder
 from pellucid.core.progress import Progress
 from pellucid.network.config import ModelConfig
-from pellucid.network.families import Family, family
+from pellucid.network.families import FAMILIES, Family, family
 from pellucid.network.presets import preset
 from pellucid.network.sizes import PRESETS, parse_count, parse_size
 from pellucid.text.batches import Corruption
@@ -107,14 +107,20 @@ def check_unchanged(now: dict[str, str], then: dict[str, str]) -> None:
 def settled(recipe: Recipe) -> Recipe:
     """The recipe with family and objective written out: either follows from the other."""
     name, asked = recipe.objective.name, recipe.model.family
-    model = preset(recipe.model.size) if recipe.model.size else None
+    size = recipe.model.size
+    model = preset(size) if size is not None else None
+    if asked is not None and asked not in FAMILIES:
+        raise ConfigError(f"family {asked!r} is not known; choose {', '.join(FAMILIES)}")
+    if size is not None and model is None and size.lower() not in PRESETS:
+        parse_count(size)  # refuses what is none, before a tokenizer is trained
     if asked and model and asked != model.family:
         raise ConfigError(f"size {recipe.model.size!r} is a {model.family} model, not a {asked} one; leave out one of the two")
     chosen = family(asked or (model.family if model else OBJECTIVES[name or "clm"][0]), "model.family")
     kind = chosen.shape.get("architecture", "decoder")
     suited = next(objective for objective, (_, kinds) in OBJECTIVES.items() if kind in kinds)
     if name not in (None, suited):
-        raise ConfigError(f"a {chosen.name} network is a {kind}, which learns with --objective {suited}, not with {name}")
+        article = "an" if kind.startswith("e") else "a"
+        raise ConfigError(f"{chosen.name} is {article} {kind} network, which learns with --objective {suited}, not with {name}")
     return recipe.override({"model": {"family": chosen.name}, "objective": {"name": suited}})
 
 
