@@ -189,7 +189,7 @@ def test_an_lstm_learns_from_what_it_has_read_before():
     expected = -logprobs.gather(2, torch.from_numpy(second.targets)[..., None]).mean()
     assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
     anew = state.network(torch.from_numpy(second.ids)).logits.log_softmax(-1)
-    assert abs(loss + float(anew.gather(2, torch.from_numpy(second.targets)[..., None]).mean())) > 1e-3
+    assert abs(loss + anew.gather(2, torch.from_numpy(second.targets)[..., None]).mean().item()) > 1e-3
 
 
 # ---- stopping and going on
