@@ -18,7 +18,7 @@ COMMANDS = [
     if line.startswith(("make ", "pip ", "pellucid "))
 ]
 SNIPPETS = [block for language, block in BLOCKS if language == "python"]
-QUICK = ["--size", "300k", "--tokenizer", "chars", "--context", "32", "--training.threads", "1"]
+QUICK = ["--size", "300k", "--vocab-size", "300", "--context", "32", "--training.threads", "1"]
 
 
 @pytest.fixture(scope="module")

@@ -189,7 +189,9 @@ class TestBadFolders:
 
     def test_weights_of_other_dimensions(self, folder):
         change(folder, '"intermediate_size": 40', '"intermediate_size": 41')
-        with pytest.raises(ModelError, match=r"gate_proj.weight has shape \(40, 24\), but the configuration asks for \(41, 24\)"):
+        with pytest.raises(
+            ModelError, match=r"gate_proj.weight has shape \(40, 24\), but the configuration asks for \(41, 24\)"
+        ):
             load_network(folder)
 
     def test_a_truncated_file(self, folder):
@@ -200,7 +202,9 @@ class TestBadFolders:
 
     def test_missing_tensors(self, folder):
         change(folder, '"num_hidden_layers": 2', '"num_hidden_layers": 3')
-        with pytest.raises(ModelError, match=r"lacks 11 of 36 tensors: model.layers.2.*post_attention_layernorm.weight.*v_proj.weight$"):
+        with pytest.raises(
+            ModelError, match=r"lacks 11 of 36 tensors: model.layers.2.*post_attention_layernorm.weight.*v_proj.weight$"
+        ):
             load_network(folder)
 
     def test_surplus_tensors(self, folder):

@@ -102,3 +102,4 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     with disk_errors(path):
         ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(ready, path, metadata={"format": "pt"})
+        path.chmod(path.parent.stat().st_mode & 0o666)  # the library lets nobody else read it
