@@ -122,7 +122,8 @@ def pretrain(
     family
         qwen3, llama, gpt2, bert, roberta, t5, lstm, bag-of-words ...; without it qwen3, or what suits the objective
     size
-        tiny, small, base, large, xl, a published model such as gpt2-medium, or a number of parameters such as 25M
+        tiny, small, base, large, xl, or a number of parameters such as 25M; or a published model such as gpt2-medium, whose
+        dimensions are taken, with the run's own vocabulary and context
     tokenizer
         bpe, chars, or the path of a tokenizer.json
     vocab_size

@@ -90,11 +90,9 @@ def fixed(job: Job, training: dict[str, Any]) -> Job:
     names = ["tied"] if published else [name for name in SHAPE if name not in model.without_effect()]
     shape = {name: getattr(job.config, name) for name in names}
     data = {name: absolute(getattr(job.recipe.data, name)) for name in ("corpus", "validation")}
-    optimizer = {"matrix_learning_rate": job.recipe.optimizer.matrix_rate}
     fields = {
         "data": data,
         "model": shape | ({} if published else {"size": None}),
-        "optimizer": optimizer,
         "training": training,
     }
     return dataclasses.replace(job, recipe=job.recipe.override(fields))

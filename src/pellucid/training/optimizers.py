@@ -21,12 +21,13 @@ class Optimizers:
         self.clip = settings.clip
         blocks = [w for w, name in self.names.items() if is_block_matrix(name, w.ndim)]
         rest = [w for w, name in self.names.items() if not is_block_matrix(name, w.ndim)]
+        rates = settings.rates()
         matrices: dict[str, Any] = {
             "params": blocks,
-            "lr": settings.matrix_rate,
+            "lr": rates["matrix_learning_rate"],
             "weight_decay": settings.weight_decay,
         }
-        others: dict[str, Any] = {"params": rest, "lr": settings.learning_rate, "weight_decay": 0.0}
+        others: dict[str, Any] = {"params": rest, "lr": rates["learning_rate"], "weight_decay": 0.0}
         betas = (settings.beta1, settings.beta2)
         self.parts: list[torch.optim.Optimizer]
         if settings.name == "muon":

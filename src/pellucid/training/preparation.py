@@ -105,7 +105,7 @@ def check_unchanged(now: dict[str, str], then: dict[str, str]) -> None:
 
 
 def settled(recipe: Recipe) -> Recipe:
-    """The recipe with family and objective written out: either follows from the other."""
+    """The recipe with family and objective written out, of which either follows from the other, and rates that suit them."""
     name, asked = recipe.objective.name, recipe.model.family
     size = recipe.model.size
     model = preset(size) if size is not None else None
@@ -121,7 +121,8 @@ def settled(recipe: Recipe) -> Recipe:
     if name not in (None, suited):
         article = "an" if kind.startswith("e") else "a"
         raise ConfigError(f"{chosen.name} is {article} {kind} network, which learns with --objective {suited}, not with {name}")
-    return recipe.override({"model": {"family": chosen.name}, "objective": {"name": suited}})
+    rates = recipe.optimizer.rates(suited)
+    return recipe.override({"model": {"family": chosen.name}, "objective": {"name": suited}, "optimizer": rates})
 
 
 def dimensions(model: Model, vocab_size: int) -> ModelConfig:

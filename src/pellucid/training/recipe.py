@@ -111,18 +111,26 @@ class Optimizer(Section):
 
     name: Literal["muon", "adamw"] = Field("muon", description="muon: Muon for the blocks' matrices, AdamW for the rest")
     matrix_learning_rate: float | None = Field(
-        None, gt=0, le=100, description="peak rate of the blocks' matrices: muon 0.025, adamw 0.003"
+        None, gt=0, le=100, description="peak rate of the blocks' matrices; without it what suits optimizer and objective"
     )
-    learning_rate: float = Field(0.01, gt=0, le=100, description="peak learning rate of AdamW for embedding, head and gains")
+    learning_rate: float | None = Field(
+        None, gt=0, le=100, description="peak rate of AdamW for embedding, head, gains and biases; without it likewise"
+    )
     weight_decay: float = Field(0.1, ge=0, description="decay of the blocks' matrices, times their learning rate")
     momentum: float = Field(0.95, ge=0, lt=1, description="momentum of Muon")
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of AdamW's first moment")
     beta2: float = Field(0.95, ge=0, lt=1, description="decay of AdamW's second moment")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
 
-    @property
-    def matrix_rate(self) -> float:
-        return self.matrix_learning_rate or {"muon": 0.025, "adamw": 0.003}[self.name]
+    def rates(self, objective: str | None = None) -> dict[str, float]:
+        """Both peak rates. A masked language model with norms after its parts, and a T5, learn best at lower ones."""
+        usual = {"muon": (0.025, 0.01), "adamw": (0.003, 0.01)}
+        lower = {"muon": (0.01, 0.003), "adamw": (0.001, 0.001)}
+        matrices, others = (lower if objective in ("mlm", "spans") else usual)[self.name]
+        return {
+            "matrix_learning_rate": self.matrix_learning_rate or matrices,
+            "learning_rate": self.learning_rate or others,
+        }
 
     def without_effect(self) -> dict[str, str]:
         return {"momentum": "with adamw"} if self.name == "adamw" else {}
