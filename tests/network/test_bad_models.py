@@ -30,6 +30,8 @@ MODELS = {
     "bag-of-words": {name: SMALL[name] for name in ("vocab_size", "context_length", "d_model", "layers")},
 }
 
+CHANGES = "not supported, and leaving it out would change the model's answers"
+
 
 @pytest.fixture(autouse=True)
 def as_for_users():
@@ -146,6 +148,20 @@ class TestConfig:
     def test_a_field_that_makes_no_sense(self, folder, fields, sentence):
         set_config(folder, **fields)
         assert complaint(folder) == f"FOLDER/config.json: {sentence}"
+
+    @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+    @pytest.mark.parametrize("kind", ["default", "dynamic", "linear", "yarn"])
+    def test_heads_that_are_rotated_in_part(self, family, kind, tmp_path):
+        folder = save(family, tmp_path / "model")
+        rope = {"rope_type": kind, "factor": 2.0, "original_max_position_embeddings": 4}
+        for fields in (
+            {"partial_rotary_factor": 0.5, "rope_scaling": rope},
+            {"rope_scaling": rope | {"partial_rotary_factor": 0.5}},
+        ):
+            set_config(folder, **{"partial_rotary_factor": 1.0} | fields)
+            assert complaint(folder) == f"FOLDER/config.json: partial_rotary_factor = 0.5 is {CHANGES}"
+        set_config(folder, partial_rotary_factor=1, rope_scaling=rope | {"partial_rotary_factor": 1.0})
+        load_network(folder)
 
 
 IGNORED = {  # that change nothing here: ids of special tokens, and what describes the file

@@ -12,6 +12,11 @@ from pellucid.network.config import ModelConfig
 Fields = dict[str, Any]
 
 
+def refusal(name: str, value: object) -> str:
+    """What is said of a field whose value is known, and asks for another network than ours."""
+    return f"{name} = {value!r:.80} is not supported, and leaving it out would change the model's answers"
+
+
 @dataclass(frozen=True)
 class Stored:
     """Where one of our tensors lies in a file: in which tensor, and in what form."""
@@ -74,9 +79,7 @@ class Family:
             raise ConfigError(f"{', '.join(missing)} must be given")
         for name, value in self.fixed.items():
             if file.get(name, value) != value:
-                raise ConfigError(
-                    f"{name} = {file[name]!r} is not supported, and leaving it out would change the model's answers"
-                )
+                raise ConfigError(refusal(name, file[name]))
         given = self.defaults | {name: value for name, value in file.items() if value is not None}
         found = {ours: given[theirs] for ours, theirs in self.fields.items() if given.get(theirs) is not None}
         return {"family": self.name} | self.shape | found | self.read(file)

@@ -4,7 +4,7 @@ from typing import Any
 
 from pellucid.core.errors import ConfigError
 from pellucid.network.config import ModelConfig, RopeScaling, is_number
-from pellucid.network.families.family import Family, Stored, stored
+from pellucid.network.families.family import Family, Stored, refusal, stored
 
 FIELDS = {
     "vocab_size": "vocab_size",
@@ -44,6 +44,9 @@ def read(file: dict[str, Any]) -> dict[str, Any]:
     rope = {} if rope is None else rope
     if not isinstance(rope, dict):
         raise ConfigError(f"rope_parameters is {rope!r}, which is no table of settings")
+    for table in (file, rope):
+        if table.get("partial_rotary_factor") not in (None, 1):
+            raise ConfigError(refusal("partial_rotary_factor", table["partial_rotary_factor"]))
     found["rope_theta"] = number(rope, "rope_theta", number(file, "rope_theta", 10_000.0))
     return found | {"rope_scaling": read_scaling(rope, file)}
 
@@ -56,8 +59,6 @@ def read_scaling(rope: dict[str, Any], file: dict[str, Any]) -> RopeScaling | No
         return None
     if kind not in ("linear", "llama3", "yarn"):
         raise ConfigError(f"rope_type {kind!r} is not supported; known are default, dynamic, linear, llama3 and yarn")
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ConfigError(f"partial_rotary_factor = {rope['partial_rotary_factor']!r} is not supported")
     original = int(number(rope, "original_max_position_embeddings", context))
     factor = number(rope, "factor", context / original if original else 1.0)
     if kind == "linear":

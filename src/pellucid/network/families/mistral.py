@@ -5,12 +5,13 @@ from typing import Any
 
 from pellucid.core.errors import ConfigError
 from pellucid.network.families import llama
+from pellucid.network.families.family import refusal
 
 
 def read(file: dict[str, Any]) -> dict[str, Any]:
     window, context = file.get("sliding_window"), file.get("max_position_embeddings")
     if window is not None and not (isinstance(window, int) and isinstance(context, int) and context <= window):
-        raise ConfigError(f"sliding_window = {window} is not supported, and leaving it out would change the model's answers")
+        raise ConfigError(refusal("sliding_window", window))
     return llama.read(file)
 
 
