@@ -149,6 +149,45 @@ class TestConfig:
         set_config(folder, **fields)
         assert complaint(folder) == f"FOLDER/config.json: {sentence}"
 
+    @pytest.mark.parametrize("family", MODELS)
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("num_local_experts", 8),
+            ("num_experts", 1),
+            ("attn_logit_softcapping", 50.0),
+            ("final_logit_softcapping", 30.0),
+            ("residual_multiplier", 0.22),
+            ("embedding_multiplier", 12.0),
+            ("logits_scaling", 8.0),
+            ("attention_multiplier", 0.5),
+            ("layer_types", ["sliding_attention"]),
+            ("layer_types", "full_attention"),
+            ("layer_types", [[]]),
+            ("sliding_window", 4),
+        ],
+    )
+    def test_a_field_of_another_network(self, family, field, value, tmp_path):
+        folder = save(family, tmp_path / "model")
+        set_config(folder, **{field: value})
+        if field == "sliding_window" and family in ("qwen2", "qwen3"):  # which use_sliding_window switches off
+            load_network(folder)
+        else:
+            assert complaint(folder) == f"FOLDER/config.json: {field} = {value!r} is {CHANGES}"
+
+    def test_fields_of_other_networks_that_change_nothing(self, folder):
+        names = ("residual_multiplier", "embedding_multiplier", "logits_scaling", "attention_multiplier")
+        nothing = dict.fromkeys(("num_local_experts", "attn_logit_softcapping", "sliding_window", "quantization_config"))
+        set_config(folder, **dict.fromkeys(names, 1.0), **nothing, layer_types=["full_attention"])
+        load_network(folder)
+
+    def test_quantised_weights(self, folder):
+        set_config(folder, quantization_config={"quant_method": "gptq"})
+        assert complaint(folder) == (
+            "FOLDER/config.json: the weights are quantised (quantization_config = {'quant_method': 'gptq'}), of which only "
+            "GGUF's kinds can be read; take the model as it was before, or as a GGUF file"
+        )
+
     @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
     @pytest.mark.parametrize("kind", ["default", "dynamic", "linear", "yarn"])
     def test_heads_that_are_rotated_in_part(self, family, kind, tmp_path):

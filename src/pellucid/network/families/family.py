@@ -11,6 +11,18 @@ from pellucid.network.config import ModelConfig
 
 Fields = dict[str, Any]
 
+NEUTRAL: dict[str, tuple[Any, ...]] = {  # theirs, which other networks have: at what values, besides null, they change nothing
+    "num_local_experts": (),
+    "num_experts": (),
+    "attn_logit_softcapping": (),
+    "final_logit_softcapping": (),
+    "residual_multiplier": (1,),
+    "embedding_multiplier": (1,),
+    "logits_scaling": (1,),
+    "attention_multiplier": (1,),
+    "sliding_window": (),
+}
+
 
 def refusal(name: str, value: object) -> str:
     """What is said of a field whose value is known, and asks for another network than ours."""
@@ -80,6 +92,17 @@ class Family:
         for name, value in self.fixed.items():
             if file.get(name, value) != value:
                 raise ConfigError(refusal(name, file[name]))
+        for name, neutral in NEUTRAL.items():
+            if name not in self.defaults and file.get(name) not in (None, *neutral):
+                raise ConfigError(refusal(name, file[name]))
+        kinds = file.get("layer_types")
+        if kinds is not None and not (isinstance(kinds, list) and all(kind == "full_attention" for kind in kinds)):
+            raise ConfigError(refusal("layer_types", kinds))
+        if (quantized := file.get("quantization_config")) is not None:
+            raise ConfigError(
+                f"the weights are quantised (quantization_config = {quantized!r:.80}), of which only GGUF's kinds can be read; "
+                "take the model as it was before, or as a GGUF file"
+            )
         given = self.defaults | {name: value for name, value in file.items() if value is not None}
         found = {ours: given[theirs] for ours, theirs in self.fields.items() if given.get(theirs) is not None}
         return {"family": self.name} | self.shape | found | self.read(file)

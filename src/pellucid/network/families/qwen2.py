@@ -13,5 +13,5 @@ FAMILY = replace(
     read=llama.read,
     write=llama.write,
     fixed={"hidden_act": "silu", "use_sliding_window": False},
-    defaults=llama.DEFAULTS | {"max_position_embeddings": 32_768},
+    defaults=llama.DEFAULTS | {"max_position_embeddings": 32_768, "sliding_window": None},
 )

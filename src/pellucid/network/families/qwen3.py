@@ -11,5 +11,6 @@ FAMILY = replace(
     fields=llama.FIELDS,
     shape={"qk_norm": True},
     fixed={"hidden_act": "silu", "use_sliding_window": False},
-    defaults=llama.DEFAULTS | {"attention_bias": False, "max_position_embeddings": 32_768, "head_dim": 128},
+    defaults=llama.DEFAULTS
+    | {"attention_bias": False, "max_position_embeddings": 32_768, "head_dim": 128, "sliding_window": None},
 )
