@@ -1,5 +1,6 @@
 """Decoders in GGUF and llama2.c files: llama.cpp is the judge of what we write, and of what we read."""
 
+import json
 import random
 import struct
 import warnings
@@ -10,7 +11,7 @@ import tiny
 import torch
 from llama_cpp import LlamaCpp, smollm2
 
-from pellucid.converting import padded
+from pellucid.converting import convert, padded
 from pellucid.core.errors import ModelError, PellucidError
 from pellucid.core.gguf import open_gguf, write_gguf
 from pellucid.loading import open_files, open_model
@@ -88,9 +89,9 @@ def test_what_is_written_is_read_back_bit_for_bit(tmp_path, vocabulary, name):
     assert torch.allclose(read(ids).logits, network(ids).logits, atol=1e-5)
 
 
-def prompt_model(tmp_path, vocabulary, **changes):
+def prompt_model(tmp_path, vocabulary, name="llama", **changes):
     """A file with other metadata; None leaves one out."""
-    config = CONFIGS["llama"]
+    config = CONFIGS[name]
     metadata = gguf_metadata(config) | padded(vocabulary, config.vocab_size)
     metadata = {key: value for key, value in (metadata | changes).items() if value is not None}
     write_gguf(tmp_path / "model.gguf", metadata, Written(config, tiny.randomised(config).state_dict().__getitem__), "f32")
@@ -139,6 +140,21 @@ def test_what_would_change_the_answers_is_refused(tmp_path, vocabulary, changes,
     assert expected in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("llama", "llama.attention.layer_norm_rms_epsilon"),
+        ("qwen2", "qwen2.attention.layer_norm_rms_epsilon"),
+        ("gpt2", "gpt2.attention.layer_norm_epsilon"),
+    ],
+)
+def test_the_epsilon_of_the_norms_is_not_guessed(tmp_path, vocabulary, name, key):
+    path = prompt_model(tmp_path, vocabulary, name, **{key: None})
+    with pytest.raises(ModelError) as caught:
+        open_files(path)
+    assert str(caught.value) == f"{path} does not say {key}; convert the model again"
+
+
 def test_keys_that_say_nothing_are_no_hindrance(tmp_path, vocabulary):
     changes = {"llama.expert_count": 0, "llama.rope.scaling.finetuned": False, "llama.vocab_size": 7, "general.url": "x"}
     changes |= {"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 3.0, "llama.attention.head_count_kv": 2}
@@ -162,10 +178,31 @@ def test_the_type_of_the_matrices_is_that_of_the_network(tmp_path, vocabulary, s
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read = open_model(tmp_path / "model.gguf").network
-    assert {weight.dtype for weight in read.parameters()} == {dtype}
+    assert {weight.dtype for weight in read.parameters() if weight.ndim > 1} == {dtype}
+    assert {weight.dtype for weight in read.parameters() if weight.ndim == 1} == {torch.float32}
     for ours, weight in network.state_dict().items():
         assert (read.state_dict()[ours].float() - weight).abs().max() < 0.02, ours
     assert torch.isfinite(read(torch.tensor([[1, 2, 3]])).logits).all()
+
+
+@pytest.mark.parametrize("stored", ["bf16", "f16"])
+@pytest.mark.parametrize("name", ["qwen3", "gpt2"])
+def test_vectors_stay_as_precise_as_the_file_has_them(tmp_path, vocabulary, name, stored):
+    """Through a folder and back into a file: what is 1.0001 does not become 1."""
+    network = write(tmp_path / "model.gguf", CONFIGS[name], vocabulary, stored)
+    convert(tmp_path / "model.gguf", tmp_path / "folder", to="hf")
+    convert(tmp_path / "folder", tmp_path / "again.gguf", to="gguf")
+    assert json.loads((tmp_path / "folder/config.json").read_text())["dtype"] == {"bf16": "bfloat16", "f16": "float16"}[stored]
+    for path in (tmp_path / "model.gguf", tmp_path / "folder", tmp_path / "again.gguf"):
+        read = open_model(path).network
+        for ours, weight in network.state_dict().items():
+            assert weight.ndim > 1 or torch.equal(read.state_dict()[ours], weight), ours
+        assert torch.isfinite(read(torch.tensor([[1, 2, 3]])).logits).all()
+    types = [
+        {tensor: place.type for tensor, place in open_gguf(tmp_path / f"{file}.gguf").tensors.items()}
+        for file in ("model", "again")
+    ]
+    assert types[0] == types[1]
 
 
 def test_training_on_a_file_does_not_change_it(tmp_path, vocabulary):

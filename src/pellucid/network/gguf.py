@@ -63,10 +63,10 @@ class Tensors:
         return values.view(torch.bfloat16) if self.file.tensors[name].type == "BF16" else values
 
 
-def common_type(file: GGUF) -> torch.dtype:
-    """The type of all matrices, if they have one; vectors are float32 in every file. Quantised ones are read as float32."""
+def common_type(file: GGUF) -> torch.dtype | None:
+    """float32, or None if all matrices are F16, or BF16: then every tensor keeps its type, which for vectors is mostly F32."""
     kinds = {tensor.type for tensor in file.tensors.values() if len(tensor.shape) > 1}
-    return {"F16": torch.float16, "BF16": torch.bfloat16}.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
+    return None if kinds in ({"F16"}, {"BF16"}) else torch.float32
 
 
 def names_in(config: ModelConfig) -> dict[str, Stored]:
@@ -103,7 +103,7 @@ class _Keys:
             raise self.refusal(key, "not a whole number")
         return value
 
-    def number(self, key: str, default: float) -> float:
+    def number(self, key: str, default: float | None = None) -> float:
         value = self.take(key, default)
         if type(value) not in (int, float):
             raise self.refusal(key, "not a number")
@@ -165,8 +165,8 @@ def _read_sizes(keys: _Keys, file: GGUF) -> dict[str, Any]:
 def _read_parts(keys: _Keys, file: GGUF) -> dict[str, Any]:
     tied: dict[str, Any] = {"tied": "output.weight" not in file.tensors}
     if keys.architecture == "gpt2":
-        return tied | {"activation": "gelu_tanh", "norm_eps": keys.number("attention.layer_norm_epsilon", 1e-5)}
-    found = tied | {"norm_eps": keys.number("attention.layer_norm_rms_epsilon", 1e-6)}
+        return tied | {"activation": "gelu_tanh", "norm_eps": keys.number("attention.layer_norm_epsilon")}
+    found = tied | {"norm_eps": keys.number("attention.layer_norm_rms_epsilon")}
     found |= {"rope_theta": keys.number("rope.freq_base", 10_000.0), "rope_scaling": _read_scaling(keys)}
     if keys.architecture == "llama":
         biases = {"attention_bias": "attn_q", "output_bias": "attn_output", "mlp_bias": "ffn_up"}
