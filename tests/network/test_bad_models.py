@@ -304,10 +304,15 @@ class TestWeights:
         set_tensors(folder, lm_head__weight=load_file(folder / "model.safetensors")["model.embed_tokens.weight"].clone())
         assert load_network(folder).head is not None
 
-    def test_a_pickle_is_not_read(self, folder):
-        (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    @pytest.mark.parametrize(
+        "name",
+        ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "PyTorch_Model.bin", "model.pt", "x.pth", "a.CKPT", "w.pkl"],
+    )
+    def test_a_pickle_is_not_read(self, folder, name):
+        (folder / "model.safetensors").rename(folder / name)
+        (folder / "zz.pt").touch()
         assert complaint(folder) == (
-            "FOLDER/pytorch_model.bin is a pickle, which can run any code when it is read, so it is not; convert it with "
+            f"FOLDER/{name} is a pickle, which can run any code when it is read, so it is not; convert it with "
             "transformers: AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER, safe_serialization=True)"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,12 +81,22 @@ def find(folder: Path) -> tuple[Path, list[Path]]:
         if absent := [name for name, path in shards.items() if path is None]:
             raise ModelError(f"{folder} lacks {len(absent)} of {len(shards)} shards: {', '.join(absent)}; download them")
         return index, [path for path in shards.values() if path]
-    if pickle := next((name for name in PICKLES if (folder / name).exists()), None):
-        raise ModelError(
-            f"{folder / pickle} is a pickle, which can run any code when it is read, so it is not; convert it with "
-            "transformers: AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER, safe_serialization=True)"
-        )
+    if pickles := sorted(filter(is_pickle, folder.glob("*")), key=lambda path: (path.suffix != ".bin", path)):
+        raise pickle_refusal(pickles[0])  # of a training run's many, the weights
     raise ModelError(f"{folder} has no {WEIGHTS}")
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file's name is one that torch saves weights under."""
+    return re.fullmatch(r"pytorch_model.*\.bin|.*\.(pt|pth|ckpt|pkl)", path.name, re.IGNORECASE) is not None
+
+
+def pickle_refusal(path: Path) -> ModelError:
+    """What is said of it."""
+    return ModelError(
+        f"{path} is a pickle, which can run any code when it is read, so it is not; convert it with "
+        "transformers: AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER, safe_serialization=True)"
+    )
 
 
 @contextmanager
