@@ -266,18 +266,43 @@ class TestWeights:
             "model.norm.weight has shape (9,), but the configuration asks for (8,)"
         )
 
-    @pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.int64, torch.uint8, torch.bool])
-    def test_whole_numbers_are_no_weights(self, folder, dtype):
-        set_tensors(folder, model__norm__weight=torch.ones(8).to(dtype))
+    def test_what_is_missing_surplus_and_misshapen_is_named_in_one_sentence(self, folder):
+        set_tensors(folder, model__norm__weight=None, other=torch.ones(1), model__embed_tokens__weight=torch.ones(11))
         assert complaint(folder) == (
-            f"FOLDER/model.safetensors: model.norm.weight holds {dtype} numbers, but weights are floating-point numbers"
+            "FOLDER/model.safetensors lacks 1 of 11 tensors: model.norm.weight; has 1 tensors that the configuration knows "
+            "nothing of: other; model.embed_tokens.weight has shape (11,), but the configuration asks for (11, 8)"
         )
 
-    @pytest.mark.parametrize(("dtype", "name"), [(torch.float8_e4m3fn, "F8_E4M3"), (torch.float8_e5m2, "F8_E5M2")])
-    def test_eight_bit_floats(self, folder, dtype, name):
-        set_tensors(folder, model__norm__weight=torch.ones(8).to(dtype))
+    def test_a_tensor_of_several_of_ours_is_named_once(self, tmp_path):
+        folder = save("gpt2", tmp_path / "model")
+        set_tensors(folder, transformer__h__0__attn__c_attn__weight=torch.ones(8, 23))
         assert complaint(folder) == (
-            f"FOLDER/model.safetensors: model.norm.weight is of type {name}; known are F64, F32, F16, BF16"
+            "FOLDER/model.safetensors: transformer.h.0.attn.c_attn.weight has shape (8, 23), "
+            "but the configuration asks for (8, 24)"
+        )
+
+    @pytest.mark.parametrize(
+        ("dtype", "name"),
+        [
+            (torch.int8, "I8"),
+            (torch.int32, "I32"),
+            (torch.int64, "I64"),
+            (torch.uint8, "U8"),
+            (torch.bool, "BOOL"),
+            (torch.float8_e4m3fn, "F8_E4M3"),
+            (torch.float8_e5m2, "F8_E5M2"),
+        ],
+    )
+    def test_tensors_of_types_that_are_not_read_are_all_named(self, folder, dtype, name):
+        """Whole numbers are no weights; and eight bits are for files of quantised weights, which say more."""
+        set_tensors(folder, model__norm__weight=torch.ones(8).to(dtype), lm_head__weight=torch.ones(11, 8).to(dtype))
+        assert complaint(folder) == (
+            f"FOLDER/model.safetensors: lm_head.weight is of type {name}; weights are read of the types F64, F32, F16, BF16"
+        )
+        set_tensors(folder, lm_head__weight=None, model__layers__0__input_layernorm__weight=torch.ones(8).to(torch.int16))
+        assert complaint(folder) == (
+            f"FOLDER/model.safetensors: model.norm.weight is of type {name}, model.layers.0.input_layernorm.weight is of type "
+            "I16; weights are read of the types F64, F32, F16, BF16"
         )
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

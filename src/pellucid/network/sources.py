@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +18,7 @@ from pellucid.core.files import disk_errors, own_file, read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "model.ckpt")
+SHOWN = 20  # names that an error lists
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -40,6 +41,7 @@ class Safetensors:
         self.path, self.files = find(folder)
         self.owner: dict[str, Any] = {}
         self.home: dict[str, Path] = {}
+        self.types: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         for path in self.files:
             with whole(path):
@@ -47,25 +49,27 @@ class Safetensors:
                 for name in file.keys():  # noqa: SIM118 - the file is no dictionary
                     if name in self.owner:
                         raise ModelError(f"{path}: tensor {name} is in another shard too; download the shards again")
-                    kind = file.get_slice(name).get_dtype()
-                    if kind not in TYPES and not kind.startswith(("I", "U", "BOOL")):
-                        raise ModelError(f"{path}: {name} is of type {kind}; known are {', '.join(TYPES)}")
                     self.owner[name], self.home[name] = file, path
+                    self.types[name] = file.get_slice(name).get_dtype()
                     self.shapes[name] = tuple(file.get_slice(name).get_shape())
 
     def read(self, name: str) -> Tensor:
-        return self.checked(name, self.owner[name])
+        self.check_types([name])
+        tensor: Tensor = self.owner[name].get_tensor(name)
+        return tensor
 
     def read_briefly(self, name: str) -> Tensor:
         """The same for who copies it: a view in a mapping of its own, whose pages leave the memory with the tensor."""
         with whole(self.home[name]):
-            return self.checked(name, safe_open(self.home[name], framework="pt", device="cpu"))
+            file: Any = safe_open(self.home[name], framework="pt", device="cpu")
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
 
-    def checked(self, name: str, file: Any) -> Tensor:
-        tensor: Tensor = file.get_tensor(name)
-        if not tensor.is_floating_point():
-            raise ModelError(f"{self.path}: {name} holds {tensor.dtype} numbers, but weights are floating-point numbers")
-        return tensor
+    def check_types(self, names: Iterable[str]) -> None:
+        """Refuse weights that are whole numbers, or fractions too short to be read."""
+        wrong = [f"{name} is of type {self.types[name]}" for name in dict.fromkeys(names) if self.types[name] not in TYPES]
+        if wrong:
+            raise ModelError(f"{self.path}: {listed(wrong)}; weights are read of the types {', '.join(TYPES)}")
 
 
 def find(folder: Path) -> tuple[Path, list[Path]]:
@@ -97,6 +101,12 @@ def pickle_refusal(path: Path) -> ModelError:
         f"{path} is a pickle, which can run any code when it is read, so it is not; convert it with "
         "transformers: AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER, safe_serialization=True)"
     )
+
+
+def listed(items: list[str], separator: str = ", ") -> str:
+    """All of a few, or the first of many."""
+    rest = len(items) - SHOWN
+    return separator.join(items[:SHOWN]) + (f"{separator}and {rest} more" if rest > 0 else "")
 
 
 @contextmanager

@@ -17,10 +17,9 @@ from pellucid.network.build import outline
 from pellucid.network.config import ModelConfig
 from pellucid.network.families import Family, Stored, family
 from pellucid.network.network import Network
-from pellucid.network.sources import WEIGHTS, Safetensors, TensorFile, save_tensors
+from pellucid.network.sources import WEIGHTS, Safetensors, TensorFile, listed, save_tensors
 
 CONFIG = "config.json"
-SHOWN = 20  # names that an error lists
 
 
 def save_network(
@@ -119,64 +118,71 @@ def assemble(
 
 def checked_outline(config: ModelConfig, file: TensorFile, names: Mapping[str, Stored], known: Family | None = None) -> Network:
     """The network without memory, once the file has been found to hold all its tensors, in their shapes, and no others."""
-    missing = sorted({stored.name for stored in names.values()} - set(file.shapes))
-    if missing:
-        raise ModelError(f"{file.path} lacks {len(missing)} of {len(names)} tensors: {listed(missing)}")
+    missing, extra = sorted({stored.name for stored in names.values()} - set(file.shapes)), surplus(file, names, known)
+    if len(missing) > len(file.shapes):  # another network's file, and this network may be enormous
+        raise refusal(file, len(names), missing, extra, [])
     network = outline(config)
-    check_shapes(file, names, network.state_dict())
-    check_extra(file, names, known)
+    wrong = misshapen(file, names, network.state_dict())
+    if missing or extra or wrong:
+        raise refusal(file, len(names), missing, extra, wrong)
+    check_copies(file, names, known)
     return network
+
+
+def refusal(file: TensorFile, count: int, missing: list[str], extra: list[str], wrong: list[str]) -> ModelError:
+    """All that is wrong with a file's tensors, in one sentence."""
+    said = [f"lacks {len(missing)} of {count} tensors: {listed(missing)}"] if missing else []
+    said += [f"has {len(extra)} tensors that the configuration knows nothing of: {listed(extra)}"] if extra else []
+    return ModelError(f"{file.path}{' ' if said else ': '}{'; '.join([*said, *([listed(wrong, '; ')] if wrong else [])])}")
 
 
 def load_into(network: Network, folder: Path) -> None:
     """Put the weights of a folder of the same configuration into a network that is being trained."""
     known, file = family(network.config.family, folder), Safetensors(folder)
     names = names_in(network.config, known, file)
+    checked_outline(network.config, file, names, known)
     mine = network.state_dict()
-    check_shapes(file, names, mine)
     with torch.no_grad():
         for name, tensor in read_tensors(file, names, torch.float32, "cpu").items():
             mine[name].copy_(tensor)
 
 
-def check_shapes(file: TensorFile, names: Mapping[str, Stored], expected: Mapping[str, Tensor]) -> None:
-    """Hold the shapes in a file against the network's."""
-    wrong = []
+def misshapen(file: TensorFile, names: Mapping[str, Stored], expected: Mapping[str, Tensor]) -> list[str]:
+    """What is said of the tensors in a file that have other shapes than the network's."""
+    wrong = {}
     for ours, stored in names.items():
         outputs, *inputs = expected[ours].shape
         shape = (outputs * stored.parts, *inputs)
         shape = shape[::-1] if stored.transposed else shape
-        if file.shapes.get(stored.name) != shape:
-            wrong.append(f"{stored.name} has shape {file.shapes.get(stored.name)}, but the configuration asks for {shape}")
-    if wrong:
-        raise ModelError(f"{file.path}: {listed(wrong, '; ')}")
+        if file.shapes.get(stored.name, shape) != shape:
+            wrong[stored.name] = f"has shape {file.shapes[stored.name]}, but the configuration asks for {shape}"
+    return [f"{name} {what}" for name, what in wrong.items()]
 
 
-def check_extra(file: TensorFile, names: Mapping[str, Stored], known: Family | None) -> None:
-    """Refuse tensors that the network has no place for, and copies that differ from what they should repeat."""
+def surplus(file: TensorFile, names: Mapping[str, Stored], known: Family | None) -> list[str]:
+    """The tensors that the network has no place for."""
     extra = sorted(set(file.shapes) - {name for stored in names.values() for name in (stored.name, stored.copy)})
-    if known is not None:
-        for name in [name for name in extra if name in known.repeated and known.repeated[name] in names]:
-            original = names[known.repeated[name]].name
-            if not torch.equal(file.read(name), file.read(original)):
-                raise ModelError(
-                    f"{file.path}: {name} differs from {original}, but {CONFIG} says that they are one; "
-                    'set "tie_word_embeddings" to false there if they are two'
-                )
-            extra.remove(name)
-        extra = [name for name in extra if not re.fullmatch(known.ignored, name)]
-    if extra:
-        raise ModelError(f"{file.path} has {len(extra)} tensors that the configuration knows nothing of: {listed(extra)}")
+    if known is None:
+        return extra
+    return [name for name in extra if known.repeated.get(name) not in names and not re.fullmatch(known.ignored, name)]
 
 
-def listed(items: list[str], separator: str = ", ") -> str:
-    """All of a few, or the first of many."""
-    rest = len(items) - SHOWN
-    return separator.join(items[:SHOWN]) + (f"{separator}and {rest} more" if rest > 0 else "")
+def check_copies(file: TensorFile, names: Mapping[str, Stored], known: Family | None) -> None:
+    """Refuse copies that differ from what they should repeat."""
+    placed = {stored.name for stored in names.values()}
+    repeated = {} if known is None else {name: ours for name, ours in known.repeated.items() if name in file.shapes}
+    for name, ours in repeated.items():
+        if name not in placed and ours in names and not torch.equal(file.read(name), file.read(names[ours].name)):
+            raise ModelError(
+                f"{file.path}: {name} differs from {names[ours].name}, but {CONFIG} says that they are one; "
+                'set "tie_word_embeddings" to false there if they are two'
+            )
 
 
 def read_tensors(file: TensorFile, names: Mapping[str, Stored], dtype: torch.dtype | None, device: str) -> dict[str, Tensor]:
     """Our tensors from a file that has them under other names and in other forms. Raises `ModelError` for NaN and infinity."""
+    if isinstance(file, Safetensors):
+        file.check_types(stored.name for stored in names.values())
     found, damaged = {}, []
     for ours, stored in names.items():
         tensor = file.read(stored.name)
