@@ -145,7 +145,7 @@ class TestSave:
     def test_nothing_is_overwritten_unless_force_is_given(self, model, tmp_path):
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine/notes.txt").write_text("precious")
-        expected = f"{tmp_path / 'mine'} exists already; choose another folder, or pass force=True to replace it"
+        expected = f"{tmp_path / 'mine'} exists already; choose another name, or pass --force to replace it"
         assert message(ModelError, model.save, tmp_path / "mine") == expected
         assert (tmp_path / "mine/notes.txt").read_text() == "precious"
         model.save(tmp_path / "model")
@@ -154,9 +154,22 @@ class TestSave:
 
     def test_the_run_it_came_from_is_saved_somewhere_else_whole(self, run, tmp_path):
         run.model.save(str(tmp_path / "deep/er/copy"))
-        assert {path.name for path in (tmp_path / "deep/er/copy").iterdir()} == {
-            path.name for path in (run.path / "model").iterdir()
-        }
+        whole = {path.name for path in (run.path / "model").iterdir()} | {"generation_config.json"}
+        assert {path.name for path in (tmp_path / "deep/er/copy").iterdir()} == whole
+
+    def test_it_is_what_convert_writes(self, run, tmp_path):
+        shutil.copytree(run.path / "model", tmp_path / "source")
+        (tmp_path / "source/generation_config.json").write_text('{"eos_token_id": [0, 7]}')
+        pellucid.load(tmp_path / "source").save(tmp_path / "saved")
+        pellucid.convert(tmp_path / "source", tmp_path / "converted", to="hf")
+        saved, converted = ({p.name: p.read_bytes() for p in (tmp_path / way).iterdir()} for way in ("saved", "converted"))
+        assert saved == converted
+        assert json.loads(saved["generation_config.json"])["eos_token_id"] == [0, 7]
+
+    def test_only_a_model_is_replaced(self, model, tmp_path):
+        (tmp_path / "notes.txt").write_text("precious")
+        expected = f"{tmp_path} is not a model of this form, so it will not be replaced; choose another name"
+        assert message(ModelError, lambda: model.save(tmp_path, force=True)) == expected
 
 
 class TestGenerate:

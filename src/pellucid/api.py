@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.converting import convert
+from pellucid.converting import check_free, convert, write_model
 from pellucid.core.errors import ConfigError, CorpusError, ModelError
-from pellucid.core.files import atomic_folder
 from pellucid.core.machine import cpu_cores
 from pellucid.core.progress import Progress, Silent
 from pellucid.core.run import RunFolder
@@ -23,12 +22,11 @@ from pellucid.evaluation.fill import MASK, Filling, fill
 from pellucid.generation import engine
 from pellucid.generation.engine import Generation
 from pellucid.generation.sampling import Sampling
-from pellucid.loading import Dtype, open_model
+from pellucid.loading import Dtype, open_model, special_ids
 from pellucid.network.config import ModelConfig
 from pellucid.network.masks import Mask
 from pellucid.network.network import Network, Output
 from pellucid.network.taps import Site, Taps
-from pellucid.network.weights import CONFIG, save_network
 from pellucid.text.corpus import Corpus
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.training import pretrain as pretraining
@@ -161,13 +159,8 @@ class Model:
     def save(self, folder: str | Path, *, force: bool = False) -> None:
         """Write a Hugging Face-shaped model folder."""
         path = Path(folder)
-        if path.exists() and not force:
-            raise ModelError(f"{path} exists already; choose another folder, or pass force=True to replace it")
-        if path.exists() and not (path / CONFIG).is_file():
-            raise ModelError(f"{path} is not a model folder, so it will not be replaced; choose another folder")
-        with atomic_folder(path) as temporary:
-            save_network(self.network, temporary, end_of_text=self.tokenizer.end_of_text)
-            self.tokenizer.save(temporary, context_length=self.config.context_length)
+        check_free(path, "hf", force=force)
+        write_model(path, self.network, self.tokenizer, ids=special_ids(self.path, self.tokenizer), source=self.path)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -10,10 +11,13 @@ import torch
 from pellucid.core.errors import ConfigError, ModelError
 from pellucid.core.files import atomic_folder, verify_file, write_json
 from pellucid.core.gguf import StoredType, write_gguf
+from pellucid.evaluation.embed import copy_pooling
 from pellucid.loading import GENERATION_CONFIG, ModelFiles, find_model, open_files, special_ids
 from pellucid.network.gguf import Written, gguf_metadata
+from pellucid.network.network import Network
 from pellucid.network.weights import CONFIG, save_network
 from pellucid.text.formats import KEY, UNUSED, to_gguf
+from pellucid.text.tokenizer import Tokenizer
 
 Form = Literal["hf", "gguf"]
 
@@ -61,12 +65,19 @@ def check_free(path: Path, to: Form, *, force: bool) -> None:
 def write_folder(files: ModelFiles, path: Path, dtype: StoredType | None) -> None:
     """Write a Hugging Face folder."""
     tokenizer = files.fitting_tokenizer()
-    network, ids = files.network(dtype=PLAIN[dtype] if dtype else None), special_ids(files.path, tokenizer)
+    network = files.network(dtype=PLAIN[dtype] if dtype else None)
+    write_model(path, network, tokenizer, ids=special_ids(files.path, tokenizer), source=files.path)
+
+
+def write_model(path: Path, network: Network, tokenizer: Tokenizer, *, ids: Mapping[str, Any], source: Path | None) -> None:
+    """Write a Hugging Face folder: network, tokenizer, ids of special tokens, and how `source` makes vectors of texts."""
     with atomic_folder(path) as temporary:
         save_network(network, temporary, ids=ids)
-        tokenizer.save(temporary, context_length=files.config.context_length)
-        if files.config.generates:
-            write_json(temporary / GENERATION_CONFIG, ids)
+        tokenizer.save(temporary, context_length=network.config.context_length)
+        if network.config.generates:
+            write_json(temporary / GENERATION_CONFIG, dict(ids))
+        if source is not None and source.is_dir():
+            copy_pooling(source, temporary)
 
 
 def write_file(files: ModelFiles, path: Path, dtype: StoredType | None) -> None:

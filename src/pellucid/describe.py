@@ -1,4 +1,4 @@
-"""What a model is, told from its headers: none of its weights are read, except to hash them."""
+"""What a model is, told from its headers: weights are read only to hash them, and to compare a head that is stored twice."""
 
 from __future__ import annotations
 

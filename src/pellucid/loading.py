@@ -172,15 +172,15 @@ def vocabulary_beside(path: Path, size: int) -> Path:
     raise ModelError(f"{path}: {seen} beside it; put its own there and name it tok{size}.bin")
 
 
-def special_ids(path: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+def special_ids(path: Path | None, tokenizer: Tokenizer) -> dict[str, Any]:
     """Which tokens begin, end and fill up texts: as the folder's own files say, or else the tokenizer."""
     ids: dict[str, Any] = {
         "bos_token_id": tokenizer.beginning,
         "eos_token_id": tokenizer.end_of_text,
         "pad_token_id": tokenizer.pad,
     }
-    for name in (CONFIG, GENERATION_CONFIG) if path.is_dir() else ():
-        file = own_file(path, name)
+    for name in (CONFIG, GENERATION_CONFIG):
+        file = own_file(path, name) if path is not None and path.is_dir() else None
         said = read_json(file) if file else None
         ids |= {key: said[key] for key in ids if isinstance(said, dict) and isinstance(said.get(key), int | list)}
     return ids

@@ -246,3 +246,28 @@ def test_a_decoder_gives_the_mean_of_what_it_thought(family):
     with pytest.raises(ConfigError, match=r"^text 0 has 33 tokens, but the model takes 32"):
         model.embed("a" * 33)
     assert torch.allclose(model.embed("a" * 33, truncate=True), model.embed("a" * 32), atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["save", "convert", "save over itself"])
+def test_a_copy_gives_the_same_vectors(folder, model, tmp_path, way):
+    copy = tmp_path / "copy"
+    if way == "convert":
+        pellucid.convert(folder, copy, to="hf")
+    else:
+        model.save(copy)
+    if way == "save over itself":
+        pellucid.load(copy).save(copy, force=True)
+    texts = ["How do I change my password?", "It will rain."]
+    assert torch.equal(pellucid.load(copy).embed(texts), model.embed(texts))
+    assert Pooling.of(copy) == Pooling.of(folder)
+
+
+def test_a_copy_that_would_give_other_vectors_is_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "source")
+    path = tmp_path / "source/modules.json"
+    path.write_text(path.read_text().replace("models.Normalize", "models.Dense"))
+    model = pellucid.load(tmp_path / "source")
+    for call in (lambda: model.save(tmp_path / "copy"), lambda: pellucid.convert(model.path, tmp_path / "copy", to="hf")):
+        with pytest.raises(ModelError, match=r"the module Dense is not supported, and leaving it out"):
+            call()
+    assert not (tmp_path / "copy").exists()

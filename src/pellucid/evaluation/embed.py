@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from pellucid.text.tokenizer import Tokenizer
 
 Mode = Literal["mean", "cls", "max"]
 
+MODULES, LENGTH, PROMPTS = "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pooling:
@@ -31,16 +34,9 @@ class Pooling:
     @staticmethod
     def of(folder: Path) -> Pooling:
         """What a folder of sentence-transformers says in `modules.json` and `1_Pooling/`; without them the mean."""
-        if (path := own_file(folder, "modules.json")) is None:
+        if (path := own_file(folder, MODULES)) is None:
             return Pooling()
-        listed = read_json(path)
-        if not isinstance(listed, list) or not all(
-            isinstance(part, dict) and {"type", "path"} <= part.keys() for part in listed
-        ):
-            raise ModelError(
-                f"{path} is no list of modules, each with type and path; restore it, or delete it to take the mean"
-            )
-        modules = [(str(part["type"]).rpartition(".")[2], str(part["path"])) for part in listed]
+        modules = modules_in(path)
         unknown = [kind for kind, _ in modules if kind not in ("Transformer", "Pooling", "Normalize")]
         if unknown:
             raise ModelError(f"{path}: the module {unknown[0]} is not supported, and leaving it out would change the vectors")
@@ -55,7 +51,7 @@ class Pooling:
                 if len(chosen) != 1 or chosen[0] not in short:
                     raise ModelError(f"{settings}: pooling by {chosen} is not supported; known are {', '.join(short)}")
                 asked["mode"] = short[chosen[0]]
-        if limit := own_file(folder, "sentence_bert_config.json"):
+        if limit := own_file(folder, LENGTH):
             asked["longest"] = longest = dict(fields(limit)).get("max_seq_length")
             if longest is not None and (not isinstance(longest, int) or longest < 1):
                 raise ModelError(f"{limit}: max_seq_length must be a whole number of at least 1, not {longest!r}")
@@ -64,6 +60,26 @@ class Pooling:
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise ConfigError(f"pooling {self.mode!r} is not known; choose {', '.join(get_args(Mode))}")
+
+
+def modules_in(path: Path) -> list[tuple[str, str]]:
+    """Kind and folder of each module that `modules.json` lists."""
+    listed = read_json(path)
+    if not isinstance(listed, list) or not all(isinstance(part, dict) and {"type", "path"} <= part.keys() for part in listed):
+        raise ModelError(f"{path} is no list of modules, each with type and path; restore it, or delete it to take the mean")
+    return [(str(part["type"]).rpartition(".")[2], str(part["path"])) for part in listed]
+
+
+def copy_pooling(source: Path, destination: Path) -> None:
+    """Copy the files of sentence-transformers that `Pooling.of` reads; raises its `ModelError` for what it refuses."""
+    if (path := own_file(source, MODULES)) is None:
+        return
+    Pooling.of(source)
+    pooled = [f"{folder}/config.json" for kind, folder in modules_in(path) if kind == "Pooling"]
+    for name in (MODULES, LENGTH, PROMPTS, *pooled):
+        if file := own_file(source, name):
+            (destination / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, destination / name)
 
 
 def fields(path: Path) -> list[tuple[str, Any]]:
