@@ -119,18 +119,19 @@ class TestConfig:
     @pytest.mark.parametrize(
         ("fields", "sentence"),
         [
-            ({"num_hidden_layers": 10**9}, "layers must be from 1 to 4,096, not 1000000000"),
+            ({"num_hidden_layers": 10**9}, "num_hidden_layers must be from 1 to 4,096, not 1000000000"),
             ({"vocab_size": 10**12}, "vocab_size must be from 1 to 16,777,216, not 1000000000000"),
-            ({"hidden_size": 10**9}, "d_model must be from 1 to 16,777,216, not 1000000000"),
+            ({"hidden_size": 10**9}, "hidden_size must be from 1 to 16,777,216, not 1000000000"),
             (
                 {"head_dim": 2**23, "num_attention_heads": 2**23},
-                "heads times d_head must be at most 16,777,216, not 70,368,744,177,664",
+                "num_attention_heads times head_dim must be at most 16,777,216, not 70,368,744,177,664",
             ),
-            ({"num_key_value_heads": 3}, "heads (2) must be a multiple of kv_heads (3)"),
-            ({"head_dim": 3}, "d_head (3) must be even, since rotary positions turn features in pairs"),
-            ({"rms_norm_eps": float("nan")}, "norm_eps must be a finite number, not nan"),
-            ({"rms_norm_eps": 10**400}, f"norm_eps must be a finite number, not {10**400}"),
+            ({"num_key_value_heads": 3}, "num_attention_heads (2) must be a multiple of num_key_value_heads (3)"),
+            ({"head_dim": 3}, "head_dim (3) must be even, since rotary positions turn features in pairs"),
+            ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a finite number, not nan"),
+            ({"rms_norm_eps": 10**400}, f"rms_norm_eps must be a finite number, not {10**400}"),
             ({"vocab_size": 11.0}, "vocab_size must be a whole number, not 11.0"),
+            ({"hidden_size": "layers, not heads"}, "hidden_size must be a whole number, not 'layers, not heads'"),
             ({"vocab_size": True}, "vocab_size must be a whole number, not True"),
             (
                 {"hidden_act": "tanh"},
@@ -148,6 +149,18 @@ class TestConfig:
     def test_a_field_that_makes_no_sense(self, folder, fields, sentence):
         set_config(folder, **fields)
         assert complaint(folder) == f"FOLDER/config.json: {sentence}"
+
+    @pytest.mark.parametrize(
+        ("family", "field"),
+        [("gpt2", "activation_function"), ("bert", "hidden_act"), ("distilbert", "activation")],
+    )
+    @pytest.mark.parametrize("value", ["quick_gelu", "gelu_tanh", ["gelu"], 3])
+    def test_an_unknown_activation(self, family, field, value, tmp_path):
+        folder = save(family, tmp_path / "model")
+        set_config(folder, **{field: value})
+        assert complaint(folder) == (
+            f"FOLDER/config.json: {field} = {value!r} is not supported; known are gelu, gelu_new, gelu_pytorch_tanh, relu, silu"
+        )
 
     @pytest.mark.parametrize("family", MODELS)
     @pytest.mark.parametrize(

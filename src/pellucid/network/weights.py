@@ -61,9 +61,13 @@ def config_of(file: dict[str, Any], source: object) -> ModelConfig:
     """The network's dimensions from the parsed `config.json`."""
     known = family(file.get("model_type"), source)
     try:
-        return ModelConfig(**known.config_from_file(file))
+        fields = known.config_from_file(file)
     except ConfigError as error:
         raise ModelError(f"{source}: {error}") from None
+    try:
+        return ModelConfig(**fields)
+    except ConfigError as error:
+        raise ModelError(f"{source}: {known.in_their_words(str(error))}") from None
 
 
 def load_network(folder: Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> Network:

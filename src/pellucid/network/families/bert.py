@@ -3,7 +3,7 @@
 from typing import Any
 
 from pellucid.network.config import ModelConfig
-from pellucid.network.families.family import Family, Stored, stored
+from pellucid.network.families.family import ACTIVATION_NAMES, Family, Stored, activation, stored
 
 BOTH = ("weight", "bias")
 EMBEDDINGS = {
@@ -22,7 +22,6 @@ BLOCK = {
     "norm_mlp": "output.LayerNorm",
 }
 HEAD = {"head.dense": "cls.predictions.transform.dense", "head.norm": "cls.predictions.transform.LayerNorm"}
-ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "silu": "silu"}
 SHAPE = {
     "architecture": "encoder",
     "positions": "learned",
@@ -50,16 +49,19 @@ FIELDS = {
 
 
 def read(file: dict[str, Any]) -> dict[str, Any]:
+    return read_heads(file) | {"activation": activation(file, "hidden_act")}
+
+
+def read_heads(file: dict[str, Any]) -> dict[str, Any]:
     width, heads = file.get("hidden_size"), file.get("num_attention_heads")
     found: dict[str, Any] = {"kv_heads": heads}
     if isinstance(width, int) and isinstance(heads, int) and heads > 0:
         found["d_head"] = width // heads
-    return found | {"activation": ACTIVATIONS.get(str(file["hidden_act"]), file["hidden_act"])}
+    return found
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
-    return {"hidden_act": names[config.activation], "attention_probs_dropout_prob": config.dropout}
+    return {"hidden_act": ACTIVATION_NAMES[config.activation], "attention_probs_dropout_prob": config.dropout}
 
 
 def encoder(config: ModelConfig, prefix: str) -> dict[str, Stored]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from pellucid.network.config import ModelConfig
 from pellucid.network.families import bert
-from pellucid.network.families.family import Family, Stored, stored
+from pellucid.network.families.family import Family, Stored, activation, stored
 
 BLOCK = {
     "attn.q": "attention.q_lin",
@@ -19,8 +19,8 @@ BLOCK = {
 
 
 def read(file: dict[str, Any]) -> dict[str, Any]:
-    names = {"hidden_size": "dim", "num_attention_heads": "n_heads", "hidden_act": "activation"}
-    return bert.read({theirs: file.get(name) for theirs, name in names.items()})
+    heads = bert.read_heads({"hidden_size": file.get("dim"), "num_attention_heads": file.get("n_heads")})
+    return heads | {"activation": activation(file, "activation")}
 
 
 def write(config: ModelConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ from pellucid.network.config import ModelConfig
 
 Fields = dict[str, Any]
 
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "silu": "silu"}
+ACTIVATION_NAMES = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
 NEUTRAL: dict[str, tuple[Any, ...]] = {  # theirs, which other networks have: at what values, besides null, they change nothing
     "num_local_experts": (),
     "num_experts": (),
@@ -22,6 +25,13 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {  # theirs, which other networks have: at
     "attention_multiplier": (1,),
     "sliding_window": (),
 }
+
+
+def activation(file: Fields, name: str) -> str:
+    """What we call the activation that a file names."""
+    if (theirs := file[name]) not in list(ACTIVATIONS):
+        raise ConfigError(f"{name} = {theirs!r:.80} is not supported; known are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[theirs]
 
 
 def refusal(name: str, value: object) -> str:
@@ -61,6 +71,7 @@ class Family:
     grouped: bool = False  # whether there may be fewer key/value heads than heads
     read: Callable[[Fields], Fields] = lambda _: {}  # our fields that take more than a name to find
     write: Callable[[ModelConfig], Fields] = lambda _: {}  # and theirs
+    made_from: Mapping[str, str] = field(default_factory=dict)  # ours: theirs that `read` takes it from, for errors
     fixed: Fields = field(default_factory=dict)  # theirs: the only value that our network computes; others are refused
     defaults: Fields = field(default_factory=dict)  # theirs: what a file means that leaves the field out
     prefix: str = ""  # what stands before the names of a model with a head, and not of one without
@@ -76,6 +87,12 @@ class Family:
     def gated(self) -> bool:
         """Whether the MLP of a new network is gated."""
         return bool((self.shape | self.fresh).get("gated", True))
+
+    def in_their_words(self, message: str) -> str:
+        """What `ModelConfig` says about our fields, in the names of the file; what follows "not" is the value."""
+        names = {**self.fields, **self.made_from}
+        said, cut, value = message.partition(", not ")
+        return re.sub(r"\w+", lambda word: names.get(word[0], word[0]), said) + cut + value
 
     def config_to_file(self, config: ModelConfig) -> Fields:
         """The fields of `config.json` that describe the network."""

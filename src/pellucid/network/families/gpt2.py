@@ -3,12 +3,11 @@
 from typing import Any
 
 from pellucid.network.config import ModelConfig
-from pellucid.network.families.family import Family, Stored, stored
+from pellucid.network.families.family import ACTIVATION_NAMES, Family, Stored, activation, stored
 
 BOTH = ("weight", "bias")
 FUSED = "attn.c_attn"  # queries, keys and values in one
 TRANSPOSED = {"attn.output": "attn.c_proj", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
-ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
 
 
 def read(file: dict[str, Any]) -> dict[str, Any]:
@@ -18,13 +17,12 @@ def read(file: dict[str, Any]) -> dict[str, Any]:
         found["d_head"] = width // heads
     inner = file.get("n_inner")
     found["d_mlp"] = 4 * width if inner is None and isinstance(width, int) else inner
-    return found | {"activation": ACTIVATIONS.get(str(file["activation_function"]), file["activation_function"])}
+    return found | {"activation": activation(file, "activation_function")}
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     drops = dict.fromkeys(("embd_pdrop", "attn_pdrop"), config.dropout)
-    return {"n_inner": config.d_mlp, "activation_function": names[config.activation]} | drops
+    return {"n_inner": config.d_mlp, "activation_function": ACTIVATION_NAMES[config.activation]} | drops
 
 
 def tensors(config: ModelConfig) -> dict[str, Stored]:
@@ -68,6 +66,7 @@ FAMILY = Family(
     },
     fresh={"activation": "gelu_tanh", "norm_eps": 1e-5},
     read=read,
+    made_from={"d_mlp": "n_inner"},
     write=write,
     fixed={
         "scale_attn_weights": True,

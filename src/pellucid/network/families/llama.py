@@ -134,6 +134,7 @@ FAMILY = Family(
     shape={},
     grouped=True,
     read=biased,
+    made_from={"kv_heads": "num_key_value_heads", "d_head": "head_dim"},
     write=lambda config: write(config) | {"attention_bias": config.attention_bias},
     fixed={"hidden_act": "silu"},
     defaults=DEFAULTS | {"attention_bias": False, "mlp_bias": False, "max_position_embeddings": 2048},
