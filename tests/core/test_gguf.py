@@ -161,9 +161,13 @@ class TestRoundTrip:
         size = 1_000_000
 
         class Lazy(dict):
-            def items(self):
-                return ((name, np.ones((size // 32, 32), np.float32)) for name in self)
+            shapes = dict.fromkeys("abcdefgh", (size // 32, 32))
 
+            def __getitem__(self, name):
+                made.append(name)
+                return np.ones(self.shapes[name], np.float32)
+
+        made = []
         tracemalloc.start()
         try:
             write_gguf(tmp_path / "x.gguf", {}, Lazy.fromkeys("abcdefgh"), "f16")
@@ -171,6 +175,7 @@ class TestRoundTrip:
         finally:
             tracemalloc.stop()
         assert len(open_gguf(tmp_path / "x.gguf").tensors) == 8
+        assert made == list("abcdefgh")
         assert peak < 3 * 4 * size  # all eight would be 32 MB
 
 

@@ -89,6 +89,15 @@ def test_what_is_written_is_read_back_bit_for_bit(tmp_path, vocabulary, name):
     assert torch.allclose(read(ids).logits, network(ids).logits, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_each_tensor_is_read_once(tmp_path, name):
+    read, weights = [], tiny.randomised(CONFIGS[name]).state_dict()
+    written = Written(CONFIGS[name], lambda ours: read.append(ours) or weights[ours])
+    write_gguf(tmp_path / "model.gguf", gguf_metadata(CONFIGS[name]), written, "f32")
+    assert len(read) == len(set(read)) >= 20
+    assert written.shapes == {tensor: place.shape for tensor, place in open_gguf(tmp_path / "model.gguf").tensors.items()}
+
+
 def prompt_model(tmp_path, vocabulary, name="llama", **changes):
     """A file with other metadata; None leaves one out."""
     config = CONFIGS[name]

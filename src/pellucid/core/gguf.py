@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,14 @@ DEFAULT_ALIGNMENT, MAX_DIMENSIONS = 32, 4
 HEADER_LIMIT = 128_000_000  # bytes before the tensors; a vocabulary of 262,144 tokens with its merges takes a tenth
 LARGEST_F16 = 65504
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}  # llama.cpp's number for "mostly of this type"
+
+
+@runtime_checkable
+class Shaped(Protocol):
+    """Tensors whose shapes are known before they are made."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +209,7 @@ def write_gguf(
 
     bool, int, float and str are stored as BOOL, UINT32, FLOAT32 and STRING, lists of them as arrays, of INT32 for int. Vectors
     (norms, biases) are always F32; a matrix goes as `dtype`, or as F16 if its rows do not divide into quantised blocks of 32,
-    as in llama.cpp. `tensors` is gone through twice, for the shapes and for the values, one tensor at a time: it may be lazy.
+    as in llama.cpp. Tensors are asked for one at a time; lazy ones, `Shaped`, once each.
     """
     try:
         from gguf.constants import GGML_QUANT_VERSION, GGMLQuantizationType
@@ -214,18 +222,21 @@ def write_gguf(
     with atomic_path(path) as temporary, closing(GGUFWriter(temporary, arch="")) as writer:
         for key, value in {**own, **metadata}.items():
             writer.add_key_value(key, value, *_value_type(path, key, value))
-        for name, array in tensors.items():
-            kinds[name] = _kind(array.shape, dtype)
+        shapes = tensors.shapes if isinstance(tensors, Shaped) else {name: array.shape for name, array in tensors.items()}
+        for name, shape in shapes.items():
+            kinds[name] = _kind(shape, dtype)
             values, size = BLOCKS[kinds[name]]
-            nbytes = array.size // values * size
-            writer.add_tensor_info(name, array.shape, array.dtype, nbytes, GGMLQuantizationType[kinds[name]])
+            nbytes = prod(shape) // values * size
+            writer.add_tensor_info(name, shape, np.dtype(np.float32), nbytes, GGMLQuantizationType[kinds[name]])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         assert writer.fout is not None
         (file,) = writer.fout
         writer.write_padding(file, file.tell())
-        for name, array in tensors.items():
+        for name in shapes:
+            array = tensors[name]
+            assert array.shape == shapes[name], name
             if kinds[name] not in ("F32", "BF16") and not np.abs(array).max() <= LARGEST_F16:
                 raise ModelError(
                     f"{path}: {name} has values beyond ±{LARGEST_F16} or not a number, too much for {dtype}; use bf16"

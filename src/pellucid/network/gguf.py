@@ -267,6 +267,12 @@ class Written(Mapping[str, npt.NDArray[np.float32]]):
         if config.rope_scaling is not None and config.rope_scaling.kind == "llama3":
             self.parts[FACTORS] = {}
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        weights = outline(self.config).state_dict()
+        found = {name: torch.cat([weights[ours] for ours in parts]).shape for name, parts in self.parts.items() if parts}
+        return {name: tuple(found.get(name, (self.config.d_head // 2,))) for name in self.parts}  # of FACTORS: one per pair
+
     def __getitem__(self, name: str) -> npt.NDArray[np.float32]:
         if name == FACTORS and self.config.rope_scaling is not None:
             return _factors(self.config, self.config.rope_scaling)
