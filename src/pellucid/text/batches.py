@@ -138,11 +138,6 @@ class Batches:
         """Windows in an epoch."""
         return self._windows.count
 
-    @property
-    def tokens_per_epoch(self) -> int:
-        """Tokens read in an epoch: all of the view, each once."""
-        return self._windows.view.tokens
-
     def __getitem__(self, number: int) -> Batch:
         return self.rows(number, slice(None))
 
@@ -180,8 +175,8 @@ class Lanes(Batches):
     ignored. Every epoch is in the same order, that of the text: the state is to learn from what was written before.
     """
 
-    def __init__(self, view: TokenView, *, context: int, batch_size: int, documents: bool = False) -> None:
-        super().__init__(view, context=context, batch_size=batch_size, seed=0, documents=documents)
+    def __init__(self, view: TokenView, *, context: int, batch_size: int) -> None:
+        super().__init__(view, context=context, batch_size=batch_size, seed=0)
         self._starts = np.arange(batch_size + 1) * self.windows // batch_size
 
     @property

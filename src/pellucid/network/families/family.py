@@ -75,7 +75,6 @@ class Family:
     fixed: Fields = field(default_factory=dict)  # theirs: the only value that our network computes; others are refused
     defaults: Fields = field(default_factory=dict)  # theirs: what a file means that leaves the field out
     prefix: str = ""  # what stands before the names of a model with a head, and not of one without
-    headless: str = ""  # beginnings of the names of the head's tensors, separated by spaces
     ignored: str = r"(?!)"  # names of tensors that are no weights: masks and tables which follow from the configuration
     repeated: Mapping[str, str] = field(default_factory=dict)  # names under which files repeat one of our tensors
 
