@@ -509,6 +509,14 @@ class TestHugeDimensions:
 
 
 class TestSaving:
+    @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+    def test_dropout_of_attention_weights_is_not_ours(self, family, tmp_path):
+        """transformers would drop attention weights where we drop what blocks add: neither is taken for the other."""
+        folder = save(family, tmp_path / "model", dropout=0.2)
+        assert json.loads((folder / "config.json").read_text())["attention_dropout"] == 0.0
+        set_config(folder, attention_dropout=0.3)
+        assert load_network(folder).config.dropout == 0.0
+
     def test_what_a_family_cannot_say_is_refused(self, tmp_path):
         """`config.json` of GPT-2 has no place for a head width; what it would be read as is another network."""
         network = randomised(FAMILIES["gpt2"].new(**SMALL | {"d_head": 3}))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny import randomised
 
+from pellucid.network.build import outline
 from pellucid.network.families import FAMILIES
 from pellucid.network.masks import Mask
 
@@ -87,3 +88,17 @@ def test_rows_of_a_memory_are_those_texts():
     whole = network.decode(later, memory)
     index = torch.tensor([2, 0, 0])
     torch.testing.assert_close(network.decode(later[index], memory.rows(index)), whole[index], rtol=1e-5, atol=1e-5)
+
+
+def test_the_meaning_of_a_pattern_is_that_of_the_configuration():
+    meanings = {}
+    for family, more in (("t5", {"decoder_layers": 1}), ("qwen3", {})):
+        sizes = {"vocab_size": 11, "context_length": 8, "d_model": 8, "layers": 1}
+        sites = outline(FAMILIES[family].new(**sizes, **more)).sites()
+        meanings |= {site.name: site.meaning for site in sites if site.name.endswith("pattern")}
+    assert meanings == {
+        "encoder.blocks.0.attn.pattern": "attention weights, softmax(q k^T + a bias for each distance)",
+        "decoder.blocks.0.attn.pattern": "attention weights, softmax(q k^T + a bias for each distance)",
+        "decoder.blocks.0.cross.pattern": "attention weights, softmax(q k^T)",
+        "blocks.0.attn.pattern": "attention weights, softmax(q k^T / sqrt(d_head))",
+    }

@@ -144,12 +144,14 @@ class Transformer(Network):
         stream, kv, at = "batch seq d_model", "batch kv_heads seq d_head", self.site
         found = [Site(f"{at}embedding", stream, "token embeddings: the stream before the first block")]
         turned = ", rotated" if self.rotary is not None else ""
+        scores = "q k^T / sqrt(d_head)" if self.config.scaled else "q k^T"
+        weights = f"softmax({scores})" if self.relative is None else f"softmax({scores} + a bias for each distance)"
         for i in range(self.config.layers):
             block = f"{at}blocks.{i}"
-            found += attention_sites(f"{block}.attn", kv, turned)
+            found += attention_sites(f"{block}.attn", kv, turned, weights)
             found.append(Site(f"{block}.middle", stream, "the stream after attention"))
             if self.config.cross:
-                found += attention_sites(f"{block}.cross", "batch kv_heads keys d_head", "")
+                found += attention_sites(f"{block}.cross", "batch kv_heads keys d_head", "", f"softmax({scores})")
                 found.append(Site(f"{block}.crossed", stream, "the stream after attention to the encoder"))
             found += [
                 Site(f"{block}.mlp.neurons", "batch seq d_mlp", "activations of the MLP"),
@@ -165,14 +167,14 @@ class Transformer(Network):
         return found
 
 
-def attention_sites(site: str, kv: str, turned: str) -> list[Site]:
+def attention_sites(site: str, kv: str, turned: str, weights: str) -> list[Site]:
     """Where attention can be read."""
     head = "batch heads seq d_head"
     return [
         Site(f"{site}.q", head, f"queries{turned}"),
         Site(f"{site}.k", kv, f"keys{turned}"),
         Site(f"{site}.v", kv, "values"),
-        Site(f"{site}.pattern", "batch heads seq keys", "attention weights, softmax(q k^T / sqrt(d_head))"),
+        Site(f"{site}.pattern", "batch heads seq keys", f"attention weights, {weights}"),
         Site(f"{site}.mixed", head, "values mixed by each head, before the output projection"),
         Site(f"{site}.out", "batch seq d_model", "what attention adds to the stream"),
     ]

@@ -15,7 +15,6 @@ FIELDS = {
     "d_mlp": "intermediate_size",
     "tied": "tie_word_embeddings",
     "norm_eps": "rms_norm_eps",
-    "dropout": "attention_dropout",
 }
 BLOCK = {
     "norm_attn": "input_layernorm",
@@ -28,7 +27,7 @@ BLOCK = {
     "mlp.up": "mlp.up_proj",
     "mlp.down": "mlp.down_proj",
 }
-DEFAULTS = {"tie_word_embeddings": False, "rms_norm_eps": 1e-6, "attention_dropout": 0.0}
+DEFAULTS = {"tie_word_embeddings": False, "rms_norm_eps": 1e-6}
 
 
 def read(file: dict[str, Any]) -> dict[str, Any]:
@@ -101,6 +100,7 @@ def write(config: ModelConfig) -> dict[str, Any]:
     if scaling is not None and scaling.kind == "yarn":
         rope |= {"attention_factor": scaling.attention_factor, "truncate": scaling.truncate}
     fields = {"num_key_value_heads": config.kv_heads, "head_dim": config.d_head, "rope_theta": config.rope_theta}
+    fields |= {"attention_dropout": 0.0}  # of attention weights, of which we drop none; our own dropout has no name in the file
     return fields | {"rope_parameters": rope} | ({"rope_scaling": rope} if scaling else {})
 
 
