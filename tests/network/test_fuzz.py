@@ -1,5 +1,7 @@
 """Damaged model folders: each loads a network of the same shapes, or is one `PellucidError`. Never a crash, a hang or a flood.
 
+Where the weights are whole and the configuration says the same, the network has the same weights too.
+
 The mutations run in a process of their own (this file as a program), with a limit on its memory and on the time of each.
 """
 
@@ -27,6 +29,7 @@ from tiny import randomised
 
 from pellucid.core.errors import PellucidError
 from pellucid.network.families import FAMILIES
+from pellucid.network.network import Network
 from pellucid.network.weights import load_network, save_network
 
 SMALL: dict[str, Any] = {"vocab_size": 11, "context_length": 8, "d_model": 8, "layers": 1, "d_mlp": 6}
@@ -132,13 +135,16 @@ def mutate(path: Path, rng: random.Random) -> None:
         path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
 
 
-def try_one(folder: Path, shapes: dict[str, torch.Size]) -> str:
+def try_one(folder: Path, original: Network, path: Path) -> str:
     """What comes of loading the folder, and of a forward pass if it loads."""
     try:
         network = load_network(folder)
     except PellucidError:
         return "refused"
-    assert {name: weight.shape for name, weight in network.state_dict().items()} == shapes
+    found, expected = network.state_dict(), original.state_dict()
+    assert {name: weight.shape for name, weight in found.items()} == {name: weight.shape for name, weight in expected.items()}
+    if path.suffix == ".json" and network.config == original.config:
+        assert all(torch.equal(weight, expected[name]) for name, weight in found.items()), "other weights"
     ids = torch.zeros(1, 2, dtype=torch.long)
     network(ids, **({"decoder_ids": ids} if network.config.family == "t5" else {}))
     return "loaded"
@@ -154,7 +160,7 @@ def fuzz(first: int, count: int) -> dict[str, Any]:
     outcomes, failures = Counter[str](), []
     with tempfile.TemporaryDirectory() as parent:
         models = make(Path(parent))
-        shapes = {family: {n: w.shape for n, w in load_network(models[family]).state_dict().items()} for family in models}
+        originals = {family: load_network(models[family]) for family in models}
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
         signal.signal(signal.SIGALRM, too_slow)
@@ -167,7 +173,7 @@ def fuzz(first: int, count: int) -> dict[str, Any]:
             mutate(path, rng)
             signal.alarm(SECONDS)
             try:
-                outcomes[try_one(folder, shapes[family])] += 1
+                outcomes[try_one(folder, originals[family], path)] += 1
             except Exception as error:  # that none comes is what is tested
                 failures.append(f"{number} ({family}, {path.name}): {type(error).__name__}: {str(error)[:300]}")
             finally:
