@@ -209,6 +209,21 @@ class TestGenerate:
     def test_a_stream_says_what_is_wrong_with_its_options(self, model):
         assert message(ConfigError, lambda: list(model.stream("Al", top_k=0))) == "top_k must be at least 1, not 0"
 
+    def test_a_stream_searches_too_and_a_penalty_without_beams_is_refused(self, model):
+        for penalty in (1.0, -2.0):
+            options = {"beams": 3, "max_tokens": 8, "length_penalty": penalty}
+            assert "".join(model.stream("Al", **options)) == model.generate("Al", **options).text
+        expected = "length_penalty 2.0 has no effect without beams; leave it out, or give 2 beams or more"
+        assert message(ConfigError, model.generate, "Al", length_penalty=2.0) == expected
+        assert message(ConfigError, lambda: list(model.stream("Al", length_penalty=2.0))) == expected
+
+
+@pytest.mark.parametrize("id", [-1, 52, 99])
+def test_an_id_outside_the_vocabulary_is_one_sentence(model, id):
+    expected = f"token id {id} is not in the vocabulary of 52"
+    assert message(ConfigError, model, torch.tensor([[3, id, 4]])) == expected
+    assert message(ConfigError, model.generate, [3, id, 4]) == expected
+
 
 def test_calling_a_model_gives_logits_and_hidden_states(model):
     out = model(torch.zeros(2, 7, dtype=torch.long))

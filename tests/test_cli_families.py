@@ -5,6 +5,7 @@ import json
 import pytest
 import tiny
 
+import pellucid
 from pellucid.training.recipe import Recipe
 
 ENCODER = ["--model.d-model", 32, "--model.layers", 1, "--model.heads", 2, "--model.d-mlp", 64]
@@ -155,3 +156,12 @@ def test_bad_uses_of_generate(refused, runs):
     )
     message = "an answer of 40 tokens exceeds the model's context of 32; use --max-tokens 31 or less"
     assert refused("generate", runs("t5"), "Alice", "--max-tokens", 40) == message
+    assert refused("generate", runs("lstm"), "Alice", "--beams", 0) == "beams must be at least 1, not 0"
+
+
+def test_beams_write_the_same_at_every_call(cli, runs):
+    options = ("generate", runs("lstm"), "Alice", "--max-tokens", 6, "--beams", 3)
+    code, out, _ = cli(*options)
+    expected = pellucid.load(runs("lstm")).generate("Alice", max_tokens=6, beams=3)
+    assert (code, out) == (0, f"Alice{expected.text}\n")
+    assert json.loads(cli(*options, "--json")[1])["tokens"] == expected.tokens

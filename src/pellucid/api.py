@@ -22,7 +22,7 @@ from pellucid.evaluation.fill import MASK, Filling, fill
 from pellucid.generation import engine
 from pellucid.generation.engine import Generation
 from pellucid.generation.sampling import Sampling
-from pellucid.loading import Dtype, open_model, special_ids
+from pellucid.loading import Dtype, end_ids, open_model, special_ids
 from pellucid.network.config import ModelConfig
 from pellucid.network.masks import Mask
 from pellucid.network.network import Network, Output
@@ -42,6 +42,7 @@ class Model:
     network: Network
     tokenizer: Tokenizer
     path: Path | None = None
+    ends: frozenset[int] = frozenset()  # tokens that end a text, besides the tokenizer's end of text
 
     @property
     def config(self) -> ModelConfig:
@@ -60,6 +61,9 @@ class Model:
 
         An encoder-decoder needs `decoder_ids`, and answers about those; `types` are the token types of a network that has them.
         """
+        for given in (ids, decoder_ids):
+            if given is not None and given.numel():
+                engine.check_ids(map(int, given.aminmax()), self.config.vocab_size)
         longest = max(ids.shape[1], 0 if decoder_ids is None else decoder_ids.shape[1])
         if longest > self.config.context_length:
             raise ConfigError(f"{longest:,} tokens exceed the model's context of {self.config.context_length:,}; pass fewer")
@@ -90,10 +94,12 @@ class Model:
         seed: int = 0,
         stop: str | Sequence[str] = (),
         beams: int = 1,
+        length_penalty: float = 1.0,
     ) -> Any:
         """Continue a text, token ids, or a list of either. One prompt gives one `Generation`, a list gives a list of them.
 
-        `beams` above 1 search for the likeliest continuation instead of drawing one.
+        `beams` above 1 search for the likeliest continuation instead of drawing one: the one of the highest sum of
+        log-probabilities, divided by its length to the power of `length_penalty`.
         """
         sampling = Sampling(
             temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, seed=seed
@@ -101,18 +107,31 @@ class Model:
         prompt = prompt.tolist() if hasattr(prompt, "tolist") else prompt  # a tensor or an array of ids
         one = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int))
         prompts: Any = [prompt] if one else prompt
-        done = engine.generate(
-            self.network, self.tokenizer, prompts, max_tokens=max_tokens, sampling=sampling, stop=stop, beams=beams
-        )
+        options: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop, "beams": beams, "length_penalty": length_penalty}
+        done = engine.generate(self.network, self.tokenizer, prompts, sampling=sampling, ends=self.ends, **options)
         return done[0] if one else done
 
     def stream(
-        self, prompt: str, *, max_tokens: int | None = None, stop: str | Sequence[str] = (), **sampling: Any
+        self,
+        prompt: str,
+        *,
+        max_tokens: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
+        beams: int = 1,
+        length_penalty: float = 1.0,
     ) -> Iterator[str]:
-        """Continue a text, piece by piece; takes the options of `generate`."""
-        return engine.stream(
-            self.network, self.tokenizer, prompt, max_tokens=max_tokens, sampling=Sampling(**sampling), stop=stop
+        """Continue a text, piece by piece; takes the options of `generate`. With `beams` the text is one piece."""
+        sampling = Sampling(
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, seed=seed
         )
+        options: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop, "beams": beams, "length_penalty": length_penalty}
+        return engine.stream(self.network, self.tokenizer, prompt, sampling=sampling, ends=self.ends, **options)
 
     @torch.inference_mode()
     def score(self, text: str) -> Float[Tensor, " tokens"]:
@@ -160,7 +179,10 @@ class Model:
         """Write a Hugging Face-shaped model folder."""
         path = Path(folder)
         check_free(path, "hf", force=force)
-        write_model(path, self.network, self.tokenizer, ids=special_ids(self.path, self.tokenizer), source=self.path)
+        ids = special_ids(self.path, self.tokenizer)
+        if not self.ends <= end_ids(ids):
+            ids["eos_token_id"] = sorted(self.ends)
+        write_model(path, self.network, self.tokenizer, ids=ids, source=self.path)
 
 
 @dataclass(frozen=True)
@@ -187,7 +209,8 @@ def load(source: str | Path, *, device: str = "cpu", dtype: Dtype | None = None,
     against their hash: a flipped byte is an error that names the file.
     """
     torch.set_num_threads(min(torch.get_num_threads(), cpu_cores()))  # torch does not know of a container's quota
-    return Model(*open_model(source, device=device, dtype=dtype, revision=revision))
+    opened = open_model(source, device=device, dtype=dtype, revision=revision)
+    return Model(*opened, ends=end_ids(special_ids(opened.path, opened.tokenizer)))
 
 
 def pretrain(

@@ -212,6 +212,7 @@ def generate(
     repetition_penalty: float = 1.0,
     seed: int = 0,
     stop: list[str] | None = None,
+    beams: int = 1,
     json: bool = False,
 ) -> None:
     """Continue a text.
@@ -238,6 +239,8 @@ def generate(
         the same seed writes the same text
     stop
         end before this string; may be given several times
+    beams
+        above 1, search for the likeliest text, so many at a time, instead of drawing one
     json
         print text, tokens, log-probabilities and finish reason as JSON
     """
@@ -245,7 +248,7 @@ def generate(
 
     text = sys.stdin.read() if prompt == STDIN else prompt
     sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    sampling |= {"repetition_penalty": repetition_penalty, "seed": seed}
+    sampling |= {"repetition_penalty": repetition_penalty, "seed": seed, "beams": beams}
     loaded = api.load(model)
     if json:
         return show_json(asdict(loaded.generate(text, max_tokens=max_tokens, stop=stop or (), **sampling)))

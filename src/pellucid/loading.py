@@ -172,6 +172,12 @@ def vocabulary_beside(path: Path, size: int) -> Path:
     raise ModelError(f"{path}: {seen} beside it; put its own there and name it tok{size}.bin")
 
 
+def end_ids(ids: Mapping[str, Any]) -> frozenset[int]:
+    """The tokens at which a text ends, of what `special_ids` found."""
+    said = ids["eos_token_id"]
+    return frozenset(id for id in (said if isinstance(said, list) else [said]) if isinstance(id, int))
+
+
 def special_ids(path: Path | None, tokenizer: Tokenizer) -> dict[str, Any]:
     """Which tokens begin, end and fill up texts: as the folder's own files say, or else the tokenizer."""
     ids: dict[str, Any] = {

@@ -271,3 +271,22 @@ def test_a_copy_that_would_give_other_vectors_is_refused(folder, tmp_path):
         with pytest.raises(ModelError, match=r"the module Dense is not supported, and leaving it out"):
             call()
     assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "reason"),
+    [
+        ("sentence_bert_config.json", {"max_seq_length": 256, "do_lower_case": True}, "do_lower_case"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "query"}, "the prompt 'query' before every text"),
+    ],
+)
+def test_settings_that_would_change_the_vectors_are_refused(folder, tmp_path, name, said, reason):
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / name
+    path.write_text(json.dumps(said))
+    with pytest.raises(ModelError) as caught:
+        pellucid.load(tmp_path / "model").embed("a text")
+    assert str(caught.value).startswith(f"{path}: {reason}")
+    assert str(caught.value).endswith("is not supported, and leaving it out would change the vectors")
+    path.write_text('{"default_prompt_name": null, "do_lower_case": false}')
+    assert Pooling.of(tmp_path / "model").mode == "mean"

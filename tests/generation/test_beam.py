@@ -61,7 +61,7 @@ def test_it_is_transformers_in_decoders(tmp_path_factory, tokenizer, family, see
     for beams, penalty in ((2, 1.0), (3, 1.0), (5, 1.0), (3, 0.0), (3, 2.0), (2, -1.0)):
         options = {"num_beams": beams, "length_penalty": penalty, "max_new_tokens": limit, "pad_token_id": end}
         out = theirs.generate(torch.tensor([ids]), do_sample=False, eos_token_id=end, **options)[0, len(ids) :].tolist()
-        found = search(network, ids, beams=beams, max_tokens=limit, end=end, length_penalty=penalty)
+        found = search(network, ids, beams=beams, max_tokens=limit, ends=frozenset({end}), length_penalty=penalty)
         assert found.tokens == (out[: out.index(end)] if end in out else out), (beams, penalty)
         assert found.ended == (end in out)
         if penalty == 1.0:
@@ -96,7 +96,7 @@ def test_what_is_kept_follows_the_beams(tokenizer, family, beams):
     for seed in range(6):
         network = peaked(config(family, tokenizer.vocab_size), seed, end)
         prompt = [7, 3 + seed, 20]
-        found.append(search(network, prompt, beams=beams, max_tokens=9, end=end))
+        found.append(search(network, prompt, beams=beams, max_tokens=9, ends=frozenset({end})))
         assert found[-1].tokens == by_hand(network, prompt, beams, 9, end)
     assert len({tuple(beam.tokens) for beam in found}) > 3
 
@@ -110,7 +110,7 @@ def test_enough_beams_find_the_likeliest_of_all_texts():
             scores = network(torch.tensor([[1, *text]])).logits[0].log_softmax(-1)
             logprobs[text] = float(sum(scores[i, token] for i, token in enumerate(text)))
     best = max(logprobs, key=logprobs.get)
-    found = search(network, [1], beams=64, max_tokens=3, end=None)
+    found = search(network, [1], beams=64, max_tokens=3, ends=frozenset())
     assert tuple(found.tokens) == best
     assert 3 * found.score == pytest.approx(logprobs[best], abs=1e-4)
     assert sum(found.logprobs) == pytest.approx(logprobs[best], abs=1e-4)

@@ -85,14 +85,14 @@ def test_the_context_is_a_limit_for_them_too(networks, tokenizer, family):
 
 def test_a_state_is_read_once_and_words_again(networks):
     """An LSTM that keeps its state reads one token per step, without it the whole text, as a bag of words does."""
-    kinds = {name: type(begin(network, [[1], [2, 3]], 10)[0]) for name, network in networks.items()}
+    kinds = {name: type(begin(network, [[1], [2, 3]], [9, 8])[0]) for name, network in networks.items()}
     assert kinds == {"lstm": Recurring, "bag-of-words": Rereading}
-    assert type(begin(networks["lstm"], [[1]], 10, cache=False)[0]) is Rereading
+    assert type(begin(networks["lstm"], [[1]], [9], cache=False)[0]) is Rereading
 
 
 @torch.no_grad()
 def test_chosen_rows_go_on_from_their_own_states(networks):
-    decoding, first = begin(networks["lstm"], [[4, 5, 6], [7]], 10)
+    decoding, first = begin(networks["lstm"], [[4, 5, 6], [7]], [7, 9])
     decoding.advance(first)
     decoding.choose(torch.tensor([1, 0, 1]))
     found = decoding.advance([[8], [9], [10]])
@@ -107,7 +107,7 @@ def test_chosen_rows_of_an_encoder_decoder_go_on_with_their_own_texts():
     network = tiny.randomised(FAMILIES["t5"].new(vocab_size=40, context_length=16, tied=False, **shape))
     prompts = [[4, 5, 6], [7]]
     for cache in (True, False):
-        decoding, first = begin(network, prompts, 10, cache=cache)
+        decoding, first = begin(network, prompts, [7] * len(prompts), cache=cache)
         assert first == [[0], [0]]
         decoding.advance(first)
         decoding.choose(torch.tensor([1, 0, 1, 1]))

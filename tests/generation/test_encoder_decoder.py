@@ -10,6 +10,8 @@ from transformers.utils import logging
 
 from pellucid import api
 from pellucid.core.errors import ConfigError, ModelError
+from pellucid.generation import decoding
+from pellucid.generation.cache import Cache
 from pellucid.generation.engine import generate, stream
 from pellucid.generation.sampling import Sampling
 from pellucid.network.families import FAMILIES
@@ -220,3 +222,11 @@ def test_a_model_says_what_it_cannot_do(network, tokenizer):
         assert str(caught.value).startswith(message)
     with pytest.raises(ConfigError, match=r"^a t5 model takes decoder_ids"):
         model(torch.zeros(1, 3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_the_answer_needs_no_room_for_the_prompt(network, tokenizer, monkeypatch, beams):
+    slots = []
+    monkeypatch.setattr(decoding, "Cache", lambda *_, **options: slots.append(options["slots"]) or Cache(*_, **options))
+    generate(network, tokenizer, [[5] * 24], max_tokens=3, beams=beams)
+    assert slots == [1 + 3]

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from pellucid import api
 from pellucid.core.errors import ConfigError, ModelError, TokenizerError
 from pellucid.generation import engine
 from pellucid.generation.engine import generate, stream
@@ -248,3 +249,23 @@ def test_a_network_that_computes_in_bf16_writes_the_same_with_the_cache(tokenize
         generate(network, tokenizer, ["Alice was"], max_tokens=4, sampling=GREEDY, cache=cache) for cache in (True, False)
     )
     assert cached[0].logprobs == pytest.approx(plain[0].logprobs, abs=0.1)
+
+
+def test_a_text_ends_at_any_end_that_its_folder_names_as_in_transformers(network, tokenizer, tmp_path):
+    prompts = [tokenizer.encode(text) for text in ("A", "Alice was ", "Down, down", "She", "the hot day")]
+    free = generate(network, tokenizer, prompts, sampling=GREEDY, max_tokens=12)
+    ends = frozenset({tokenizer.end_of_text, *(made.tokens[len(made.tokens) // 2] for made in free if made.tokens)})
+    api.Model(network, tokenizer, ends=ends).save(tmp_path / "model")
+    model, theirs = api.load(tmp_path / "model"), AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert model.ends == ends == set(theirs.generation_config.eos_token_id)
+    stopped = 0
+    for ids, unended in zip(prompts, free, strict=True):
+        for beams in (1, 2, 3):
+            options = {"do_sample": False, "num_beams": beams, "max_new_tokens": 12, "pad_token_id": 0}
+            out = theirs.generate(torch.tensor([ids]), **options)[0, len(ids) :].tolist()
+            length = next((at for at, token in enumerate(out) if token in ends), len(out))
+            mine = model.generate(ids, max_tokens=12, temperature=0.0, beams=beams)
+            assert mine.tokens == out[:length], beams
+            assert mine.finish_reason == ("stop" if length < len(out) else "length")
+            stopped += beams == 1 and length < len(unended.tokens)
+    assert stopped >= 2

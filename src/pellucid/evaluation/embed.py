@@ -52,9 +52,17 @@ class Pooling:
                     raise ModelError(f"{settings}: pooling by {chosen} is not supported; known are {', '.join(short)}")
                 asked["mode"] = short[chosen[0]]
         if limit := own_file(folder, LENGTH):
-            asked["longest"] = longest = dict(fields(limit)).get("max_seq_length")
+            said = dict(fields(limit))
+            asked["longest"] = longest = said.get("max_seq_length")
             if longest is not None and (not isinstance(longest, int) or longest < 1):
                 raise ModelError(f"{limit}: max_seq_length must be a whole number of at least 1, not {longest!r}")
+            if said.get("do_lower_case"):
+                raise ModelError(f"{limit}: do_lower_case is not supported, and leaving it out would change the vectors")
+        if (prompts := own_file(folder, PROMPTS)) and (prompt := dict(fields(prompts)).get("default_prompt_name")) is not None:
+            raise ModelError(
+                f"{prompts}: the prompt {prompt!r} before every text (default_prompt_name) is not supported, and leaving it "
+                "out would change the vectors"
+            )
         return Pooling(normalize="Normalize" in [kind for kind, _ in modules], **asked)
 
     def __post_init__(self) -> None:

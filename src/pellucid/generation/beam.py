@@ -24,26 +24,27 @@ class Beam:
 
 @torch.inference_mode()
 def search(
-    network: Network, prompt: list[int], *, beams: int, max_tokens: int, end: int | None, length_penalty: float = 1.0
+    network: Network, prompt: list[int], *, beams: int, max_tokens: int, ends: frozenset[int], length_penalty: float = 1.0
 ) -> Beam:
     """The best of the continuations found (Graves, 2012; Wu et al., 2016, for the penalty), as transformers searches.
 
-    Each step takes the likeliest `2 * beams` extensions of all beams: those among the first `beams` that end the text are
-    finished, the best others go on, until no beam can become better than what is finished, or there is no room for more.
+    Each step takes the likeliest extensions of all beams, so many that `beams` of them do not end: those among the first
+    `beams` that end the text are finished, the best others go on, until no beam can become better than what is finished, or
+    there is no room for more.
     """
-    decoding, first = begin(network, [prompt], len(prompt) + max_tokens + 1)
+    decoding, first = begin(network, [prompt], [max_tokens])
     logprobs = log_softmax(network, decoding.advance(first))
     rows: list[tuple[list[int], list[float]]] = [([], [])]
     scores = torch.zeros(1)
     finished: list[Beam] = []
     for length in range(1, max_tokens + 1):
         total = (scores[:, None] + logprobs).flatten()
-        best = total.topk(min(2 * beams, len(total)))
+        best = total.topk(min((1 + max(1, len(ends))) * beams, len(total)))
         going: list[tuple[float, int, int]] = []
         for rank, (score, place) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
             row, token = divmod(place, logprobs.shape[1])
             tokens, each = rows[row]
-            ended = token == end
+            ended = token in ends
             if rank < beams and (ended or length == max_tokens):
                 tokens, each = tokens if ended else [*tokens, token], [*each, float(logprobs[row, token])]
                 finished.append(Beam(tokens, each, score / length**length_penalty, ended))
@@ -53,6 +54,8 @@ def search(
         rows = [([*rows[row][0], token], [*rows[row][1], float(logprobs[row, token])]) for _, row, token in going]
         scores = torch.tensor([score for score, _, _ in going])
         finished = sorted(finished, key=lambda beam: -beam.score)[:beams]
+        if not going:
+            break
         best_possible = going[0][0] / (length if length_penalty >= 0 else max_tokens) ** length_penalty
         if length == max_tokens or (len(finished) == beams and finished[-1].score >= best_possible):
             break

@@ -30,10 +30,12 @@ class Decoding(Protocol):
         """Go on with these rows; one may be chosen several times."""
 
 
-def begin(network: Network, prompts: list[list[int]], slots: int, *, cache: bool = True) -> tuple[Decoding, list[list[int]]]:
+def begin(
+    network: Network, prompts: list[list[int]], limits: list[int], *, cache: bool = True
+) -> tuple[Decoding, list[list[int]]]:
     """What decodes for this network, and what it reads first: the prompts, or the start of texts about them.
 
-    `slots` is the length that a row of the decoder may reach.
+    `limits` are the numbers of tokens that may be written after each.
     """
     if not network.config.generates:
         raise ModelError(f"a {network.config.family} model of this kind does not continue texts; use fill or embed")
@@ -48,6 +50,7 @@ def begin(network: Network, prompts: list[list[int]], slots: int, *, cache: bool
         return Recurring(network), first
     if network.config.architecture == "bag-of-words" or not cache:
         return Rereading(network, len(prompts), memory), first
+    slots = max(len(row) + limit for row, limit in zip(first, limits, strict=True))
     return Attending(network, len(prompts), slots, memory), first
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -32,6 +32,7 @@ class Row:
     prompt: list[int]
     tokenizer: Tokenizer
     stop: Sequence[str]
+    ends: frozenset[int] = frozenset()  # tokens that end a text, besides the tokenizer's end of text
     special: bool = False  # whether the text names special tokens: the gaps that an encoder-decoder writes about
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -44,7 +45,7 @@ class Row:
 
     def take(self, token: int, logprob: float, max_tokens: int) -> None:
         """Append a token; end at end of text, at a stop string, or at `max_tokens`."""
-        if token == self.tokenizer.end_of_text:
+        if token == self.tokenizer.end_of_text or token in self.ends:
             return self.finish("stop")
         self.tokens.append(token)
         self.logprobs.append(logprob)
@@ -88,18 +89,24 @@ def generate(
     stop: Sequence[str] = (),
     cache: bool = True,
     beams: int = 1,
+    length_penalty: float = 1.0,
+    ends: frozenset[int] = frozenset(),
 ) -> list[Generation]:
     """Continue every prompt (text or token ids) by at most `max_tokens` tokens (None: up to the context's end).
 
     An encoder-decoder reads the prompt and writes a text about it. The same prompt and seed give the same tokens alone or in a
     batch, with or without the cache. With `beams`, the likeliest continuation that beam search finds; nothing is drawn then.
+    A text ends at the tokenizer's end of text, or at one of `ends`.
     Raises `ConfigError` when a prompt and its continuation do not fit into the context.
     """
-    rows = [begun(network, tokenizer, prompt, stop) for prompt in prompts]
-    if beams != 1:
-        return [searched(network, row, max_tokens, sampling or Sampling(), beams) for row in rows]
-    for _ in run(network, rows, max_tokens, sampling or Sampling(), cache):
-        pass
+    rows = [begun(network, tokenizer, prompt, stop, ends) for prompt in prompts]
+    check_search(beams, length_penalty)
+    if beams > 1:
+        for row in rows:
+            searched(network, row, max_tokens, sampling or Sampling(), beams, length_penalty)
+    else:
+        for _ in run(network, rows, max_tokens, sampling or Sampling(), cache):
+            pass
     return [row.result() for row in rows]
 
 
@@ -111,20 +118,32 @@ def stream(
     max_tokens: int | None = None,
     sampling: Sampling | None = None,
     stop: Sequence[str] = (),
+    beams: int = 1,
+    length_penalty: float = 1.0,
+    ends: frozenset[int] = frozenset(),
 ) -> Iterator[str]:
-    """Continue one prompt, piece by piece as the text becomes certain; the pieces add up to `generate`'s text."""
-    row = begun(network, tokenizer, prompt, stop)
-    for _ in run(network, [row], max_tokens, sampling or Sampling(), cache=True):
-        if piece := row.news():
-            yield piece
+    """Continue one prompt, piece by piece as the text becomes certain; the pieces add up to `generate`'s text.
+
+    With `beams` nothing is certain before the search ends, so that the text is one piece.
+    """
+    row = begun(network, tokenizer, prompt, stop, ends)
+    check_search(beams, length_penalty)
+    if beams > 1:
+        searched(network, row, max_tokens, sampling or Sampling(), beams, length_penalty)
+    else:
+        for _ in run(network, [row], max_tokens, sampling or Sampling(), cache=True):
+            if piece := row.news():
+                yield piece
     if piece := row.news():
         yield piece
 
 
-def begun(network: Network, tokenizer: Tokenizer, prompt: str | Sequence[int], stop: Sequence[str]) -> Row:
+def begun(
+    network: Network, tokenizer: Tokenizer, prompt: str | Sequence[int], stop: Sequence[str], ends: frozenset[int]
+) -> Row:
     """A continuation of which nothing is written yet."""
     gaps = network.config.architecture == "encoder-decoder"
-    return Row(encode(network, tokenizer, prompt), tokenizer, check_stop(stop), special=gaps)
+    return Row(encode(network, tokenizer, prompt), tokenizer, check_stop(stop), ends, special=gaps)
 
 
 def check_stop(stop: Sequence[str]) -> Sequence[str]:
@@ -143,9 +162,14 @@ def encode(network: Network, tokenizer: Tokenizer, prompt: str | Sequence[int]) 
         if tokenizer.end_of_text is None:
             raise ModelError("this model's tokenizer has no end-of-text token to start from; give a prompt")
         ids = [tokenizer.end_of_text]
-    if strange := [i for i in ids if not 0 <= i < network.config.vocab_size]:
-        raise ConfigError(f"token id {strange[0]} is not in the vocabulary of {network.config.vocab_size:,}")
+    check_ids(ids, network.config.vocab_size)
     return ids
+
+
+def check_ids(ids: Iterable[int], size: int) -> None:
+    for id in ids:
+        if not 0 <= id < size:
+            raise ConfigError(f"token id {id} is not in the vocabulary of {size:,}")
 
 
 def room(network: Network, rows: list[Row], max_tokens: int | None) -> list[int]:
@@ -180,8 +204,7 @@ def run(network: Network, rows: list[Row], max_tokens: int | None, sampling: Sam
     if not rows:
         return
     limits = room(network, rows, max_tokens)
-    slots = max(len(row.prompt) + limit for row, limit in zip(rows, limits, strict=True))
-    decoding, inputs = begin(network, [row.prompt for row in rows], slots, cache=cache)
+    decoding, inputs = begin(network, [row.prompt for row in rows], limits, cache=cache)
     first = inputs
     while any(not row.finish_reason for row in rows):
         logits = network.scores(decoding.advance(inputs)).float()
@@ -196,17 +219,23 @@ def run(network: Network, rows: list[Row], max_tokens: int | None, sampling: Sam
         yield
 
 
-def searched(network: Network, row: Row, max_tokens: int | None, sampling: Sampling, beams: int) -> Generation:
-    """One prompt's continuation by beam search."""
+def check_search(beams: int, length_penalty: float) -> None:
     if beams < 1:
         raise ConfigError(f"beams must be at least 1, not {beams}")
+    if beams == 1 and length_penalty != 1:
+        raise ConfigError(f"length_penalty {length_penalty} has no effect without beams; leave it out, or give 2 beams or more")
+
+
+def searched(network: Network, row: Row, max_tokens: int | None, sampling: Sampling, beams: int, length_penalty: float) -> None:
+    """One prompt's continuation by beam search."""
     if sampling not in (Sampling(), Sampling(temperature=0)):
         raise ConfigError("beam search draws nothing, so sampling options have no effect with beams; leave them out")
     [limit] = room(network, [row], max_tokens)
-    found = search(network, row.prompt, beams=beams, max_tokens=limit, end=row.tokenizer.end_of_text)
+    end = row.tokenizer.end_of_text
+    ends = row.ends if end is None else row.ends | {end}
+    found = search(network, row.prompt, beams=beams, max_tokens=limit, ends=ends, length_penalty=length_penalty)
     for token, logprob in zip(found.tokens, found.logprobs, strict=False):
         if not row.finish_reason:
             row.take(token, logprob, len(found.tokens) + 1)
     if not row.finish_reason:
         row.finish("stop" if found.ended else "length")
-    return row.result()
