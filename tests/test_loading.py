@@ -101,10 +101,19 @@ class TestHub:
         assert text.startswith("runs/bsae is no path here, and no model of the hub: ")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "pytorch_model.bin", "model.pt"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "notes.txt"])
 def test_a_file_of_another_kind_is_no_model(run, tmp_path, name):
     (tmp_path / name).write_bytes(b"whatever")
     assert message(ModelError, pellucid.load, tmp_path / name) == f"{tmp_path / name} is not a model; give {FORMS}"
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.PT", "weights.pkl"])
+def test_a_pickle_is_refused_with_the_way_to_convert_it(tmp_path, name):
+    (tmp_path / name).write_bytes(b"whatever")
+    assert message(ModelError, pellucid.load, tmp_path / name) == (
+        f"{tmp_path / name} is a pickle, which can run any code when it is read, so it is not; convert it with "
+        "transformers: AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER, safe_serialization=True)"
+    )
 
 
 def test_a_folder_of_gguf_files_asks_which(tmp_path):

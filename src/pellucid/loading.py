@@ -19,7 +19,7 @@ from pellucid.network.config import ModelConfig
 from pellucid.network.families import Family, Stored, family
 from pellucid.network.hub import fetch_model, looks_like_hub_id
 from pellucid.network.network import Network
-from pellucid.network.sources import PICKLES, Safetensors, TensorFile
+from pellucid.network.sources import Safetensors, TensorFile, is_pickle, pickle_refusal
 from pellucid.network.weights import CONFIG, assemble, checked_outline, names_in, read_config, read_tensors, with_present_parts
 from pellucid.text.formats import from_gguf, from_llama2c
 from pellucid.text.tokenizer import Tokenizer
@@ -119,9 +119,11 @@ def open_files(path: Path) -> ModelFiles:
     """Read the headers of the model at `path`."""
     if path.is_dir():
         return _open_folder(path)
+    if is_pickle(path):
+        raise pickle_refusal(path)
     if path.suffix == ".gguf":
         return _open_gguf(path)
-    if path.suffix == ".bin" and path.name not in PICKLES:
+    if path.suffix == ".bin":
         return _open_llama2c(path)
     raise ModelError(f"{path} is not a model; give {FORMS}")
 

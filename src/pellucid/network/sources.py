@@ -17,7 +17,6 @@ from pellucid.core.errors import ModelError
 from pellucid.core.files import disk_errors, own_file, read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "model.ckpt")
 SHOWN = 20  # names that an error lists
 TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
