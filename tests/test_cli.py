@@ -244,8 +244,8 @@ class TestOptions:
             (["--steps", "many"], 'Invalid value for --steps: unable to convert "many" into int.'),
             (
                 ["--size", "huge"],
-                "size 'huge' is not known; choose tiny, small, base, large, xl, a published model such as gpt2, bert-base, t5-small, "
-                "qwen3-0.6b, or a number of parameters such as 25M",
+                "size 'huge' is not known; choose tiny, small, base, large, xl, a published model such as gpt2, bert-base, "
+                "t5-small, qwen3-0.6b, or a number of parameters such as 25M",
             ),
             (
                 ["--tokenizer", "chars", "--vocab-size", "500"],

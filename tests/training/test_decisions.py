@@ -12,7 +12,6 @@ from pellucid.core.device import Compute
 from pellucid.core.errors import ConfigError, MissingExtraError, ResourceError
 from pellucid.core.progress import Silent
 from pellucid.network.build import block_parameters, build, parameters
-from pellucid.network.sizes import parse_size
 from pellucid.text.batches import Batch
 from pellucid.training import decisions, job, memory
 from pellucid.training.decisions import cadence, decide, evaluation_steps, steps_in
