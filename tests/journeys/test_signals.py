@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import shlex
 import signal
 import time
@@ -77,11 +78,11 @@ def test_a_stop_before_training_leaves_nothing(tmp_path):
     run = tmp_path / "run"
     read, write = os.pipe()
     process = tiny.command(*words("-", run), stdin=read)
-    os.close(read)
     os.write(write, b"The beginning of a long text. " * 9)
-    time.sleep(3)
+    wait_for(lambda: not select.select([read], [], [], 0)[0], process)  # it has begun to read
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
+    os.close(read)
     os.close(write)
     assert (process.returncode, err) == (130, "pellucid: interrupted\n")
     assert list(tmp_path.iterdir()) == []

@@ -184,7 +184,7 @@ def test_bert_vocabularies_give_the_ids_of_transformers(data, lines, tmp_path, n
     (tmp_path / "vocab.txt").write_bytes(file.read_bytes())
     tokenizer = Tokenizer.load(tmp_path)
     vocabulary = {token: id for id, token in enumerate(file.read_text(encoding="utf-8").split("\n")[:-1])}
-    texts = [text for text in lines if "[SEP]" not in text]
+    texts = [text for text in lines if not any(name in text for name in ("[SEP]", "[MASK]", "[CLS]", "[PAD]", "[UNK]"))]
     fast = BertTokenizerFast(vocab=vocabulary)
     same(tokenizer, lambda text: fast(text)["input_ids"], texts, framed=True)
     slow = BertTokenizerLegacy(str(file))  # Python, by other people's hands
