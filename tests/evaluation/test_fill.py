@@ -71,7 +71,7 @@ def roberta(tmp_path_factory):
     return pellucid.load(folder), pipeline("fill-mask", model=theirs, tokenizer=tokenizer)
 
 
-def same(mine, theirs):
+def assert_same(mine, theirs):
     """One mask's fillings."""
     assert [filling.id for filling in mine] == [each["token"] for each in theirs]
     assert [filling.probability for filling in mine] == pytest.approx([each["score"] for each in theirs], rel=1e-3)
@@ -83,7 +83,7 @@ def same(mine, theirs):
 def test_a_mask_of_bert(bert, text, top):
     model, theirs = bert
     [mine] = model.fill(text, top=top)
-    same(mine, theirs(text, top_k=top))
+    assert_same(mine, theirs(text, top_k=top))
 
 
 @pytest.mark.parametrize("name", ["<mask>", "[MASK]"])
@@ -91,7 +91,7 @@ def test_a_mask_of_roberta_by_either_name(roberta, name):
     model, theirs = roberta
     for text in ("Alice was {} tired", "the White Rabbit{}", "{} she"):
         [mine] = model.fill(text.format(name), top=7)
-        same(mine, theirs(text.format("<mask>"), top_k=7))
+        assert_same(mine, theirs(text.format("<mask>"), top_k=7))
 
 
 @pytest.mark.parametrize("text", ["The [MASK] sat on the [MASK] .", "[MASK] [MASK] [MASK]", "a [MASK][MASK] cat"])
@@ -100,7 +100,7 @@ def test_several_masks_are_filled_each_by_itself(bert, text):
     found = model.fill(text, top=4)
     assert len(found) == text.count("[MASK]")
     for mine, expected in zip(found, theirs(text, top_k=4), strict=True):
-        same(mine, expected)
+        assert_same(mine, expected)
 
 
 def test_all_probabilities_together_are_one(bert):

@@ -189,10 +189,11 @@ class TestConfig:
             assert complaint(folder) == f"FOLDER/config.json: {field} = {value!r} is {CHANGES}"
 
     def test_fields_of_other_networks_that_change_nothing(self, folder):
+        before = load_network(folder).config
         names = ("residual_multiplier", "embedding_multiplier", "logits_scaling", "attention_multiplier")
         nothing = dict.fromkeys(("num_local_experts", "attn_logit_softcapping", "sliding_window", "quantization_config"))
         set_config(folder, **dict.fromkeys(names, 1.0), **nothing, layer_types=["full_attention"])
-        load_network(folder)
+        assert load_network(folder).config == before
 
     def test_quantised_weights(self, folder):
         set_config(folder, quantization_config={"quant_method": "gptq"})
@@ -422,7 +423,8 @@ class TestShards:
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
     def test_it_loads(self, sharded):
-        load_network(sharded)
+        stored = [tensor for file in sharded.glob("model-*.safetensors") for tensor in load_file(file).values()]
+        assert sum(weight.numel() for weight in load_network(sharded).parameters()) == sum(map(torch.numel, stored))
 
     def test_missing_ones_are_named(self, sharded):
         (sharded / "model-0.safetensors").unlink()
@@ -466,7 +468,8 @@ class TestLinks:
     def test_a_link_inside_it_is_fine(self, folder):
         (folder / "model.safetensors").rename(folder / "weights.bin")
         (folder / "model.safetensors").symlink_to("weights.bin")
-        load_network(folder)
+        stored = load_file(folder / "weights.bin").values()
+        assert sum(weight.numel() for weight in load_network(folder).parameters()) == sum(map(torch.numel, stored))
 
 
 class TestHugeDimensions:

