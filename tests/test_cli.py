@@ -14,6 +14,7 @@ import tiny
 
 import pellucid
 from pellucid import cli as commands
+from pellucid import cli_tokenizer
 from pellucid.core.errors import ConfigError
 from pellucid.loading import FORMS
 from pellucid.training import memory
@@ -608,14 +609,15 @@ class TestResults:
 COMMANDS = {
     ("pretrain",): commands.pretrain,
     ("generate",): commands.generate,
+    ("fill",): commands.fill,
     ("info",): commands.info,
     ("convert",): commands.convert,
     ("doctor",): commands.doctor,
     ("demo",): commands.demo,
-    ("tokenizer", "train"): commands.tokenizer_train,
-    ("tokenizer", "encode"): commands.tokenizer_encode,
-    ("tokenizer", "decode"): commands.tokenizer_decode,
-    ("tokenizer", "info"): commands.tokenizer_info,
+    ("tokenizer", "train"): cli_tokenizer.tokenizer_train,
+    ("tokenizer", "encode"): cli_tokenizer.tokenizer_encode,
+    ("tokenizer", "decode"): cli_tokenizer.tokenizer_decode,
+    ("tokenizer", "info"): cli_tokenizer.tokenizer_info,
 }
 
 

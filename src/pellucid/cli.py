@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,11 +13,11 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from pydantic import ValidationError
 
 import pellucid
-from pellucid.core.errors import ConfigError, CorpusError, PellucidError
+from pellucid.cli_shared import STDIN, USUAL, ReadingOptions, dashes, show_json, show_table
+from pellucid.cli_tokenizer import tokenizer
+from pellucid.core.errors import ConfigError, PellucidError
 from pellucid.core.progress import console
 from pellucid.training.recipe import LENGTHS, Recipe, explain
-
-STDIN = "<standard input>"  # stands for "-" while the words are parsed: the parser takes a lone dash for an option
 
 app = App(
     name="pellucid",
@@ -28,29 +27,11 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-tokenizer = App(name="tokenizer", help="Train a tokenizer, use it, and measure how well it compresses.")
 app.command(tokenizer)
 
 Fields = Annotated[
     Recipe, Parameter(name="*", group=Group("Recipe", help="Any field of a recipe, by its dotted name.", sort_key=9))
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How files of text are read; None leaves it to the default."""
-
-    text_field: Annotated[str | None, Parameter(help="column that holds the text in jsonl, csv, tsv and parquet")] = None
-    encoding: Annotated[str | None, Parameter(help="encoding of text files; without it UTF-8, or UTF-16 by its mark")] = None
-    on_bad_bytes: Annotated[Literal["error", "replace"] | None, Parameter(help="what to do with other bytes")] = None
-    html_breaks: Annotated[bool | None, Parameter(help="turn HTML line breaks into newlines", negative=())] = None
-    deduplicate: Annotated[bool | None, Parameter(help="drop exact copies of documents", negative=())] = None
-
-    def given(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
-
-ReadingOptions = Annotated[Reading, Parameter(name="*", group=Group("Reading text", sort_key=8))]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,7 +79,7 @@ def pretrain(
     seed: int | None = None,
     checkpoint_every: int | None = None,
     validation: list[str] | None = None,
-    reading: ReadingOptions = Reading(),
+    reading: ReadingOptions = USUAL,
     resume: bool = False,
     force: bool = False,
     quiet: bool = False,
@@ -387,152 +368,10 @@ def demo(
     print(run_demo(out, minutes=minutes, force=force, progress=console(quiet=quiet)))
 
 
-@tokenizer.command(name="train")
-def tokenizer_train(
-    *corpus: str,
-    out: Path,
-    kind: Literal["bpe", "chars"] = "bpe",
-    vocab_size: int | None = None,
-    reading: ReadingOptions = Reading(),
-    force: bool = False,
-    quiet: bool = False,
-) -> None:
-    """Train a tokenizer on text.
-
-    Parameters
-    ----------
-    corpus
-        files, folders, globs, - or hf:NAME
-    out
-        the folder to make, with tokenizer.json
-    kind
-        byte-level BPE, or one token per character
-    vocab_size
-        tokens that a bpe tokenizer has; without it 8192
-    force
-        replace OUT
-    quiet
-        show no progress
-    """
-    from pellucid.core.files import atomic_folder
-    from pellucid.text.corpus import Corpus
-    from pellucid.text.tokenizer import FILES, Tokenizer
-
-    if kind == "chars" and vocab_size is not None:
-        raise ConfigError(f"--vocab-size {vocab_size} has no effect with --kind chars, which decides its own; leave it out")
-    if out.exists() and not force:
-        raise ConfigError(f"{out} exists already; pass --force to replace it, or choose another --out")
-    if out.exists() and not {"tokenizer.json"} <= {path.name for path in out.glob("*")} <= set(FILES):
-        raise ConfigError(f"{out} is not a tokenizer's folder, so --force will not delete it; choose another --out")
-    source, progress = Corpus.open(named(corpus), **reading.given()), console(quiet=quiet)
-    made = (
-        Tokenizer.train_chars(source) if kind == "chars" else Tokenizer.train_bpe(source, vocab_size or 8192, progress=progress)
-    )
-    with atomic_folder(out, sealed=False) as folder:
-        made.save(folder)
-    print(f"{out}: {made.vocab_size:,} tokens")
-
-
-@tokenizer.command(name="encode")
-def tokenizer_encode(tokenizer: Path, text: str = STDIN, *, json: bool = False) -> None:
-    """Print the token ids of a text.
-
-    Parameters
-    ----------
-    tokenizer
-        a tokenizer.json, or a folder that holds one
-    text
-        the text; - reads standard input
-    json
-        print ids and tokens as JSON
-    """
-    from pellucid.text.tokenizer import Tokenizer
-
-    loaded = Tokenizer.load(tokenizer)
-    ids = loaded.encode(sys.stdin.read() if text == STDIN else text)
-    if json:
-        return show_json({"ids": ids, "tokens": [loaded.decode([i]) for i in ids]})
-    print(" ".join(map(str, ids)))
-
-
-@tokenizer.command(name="decode")
-def tokenizer_decode(tokenizer: Path, *ids: int) -> None:
-    """Print the text of token ids, given as arguments or on standard input.
-
-    Parameters
-    ----------
-    tokenizer
-        a tokenizer.json, or a folder that holds one
-    ids
-        token ids
-    """
-    from pellucid.text.tokenizer import Tokenizer
-
-    try:
-        numbers = list(ids) or [int(word) for word in sys.stdin.read().split()]
-    except ValueError as error:
-        raise ConfigError(f"{error}; token ids are whole numbers separated by spaces") from None
-    print(Tokenizer.load(tokenizer).decode(numbers))
-
-
-@tokenizer.command(name="info")
-def tokenizer_info(
-    tokenizer: Path,
-    *corpus: str,
-    reading: ReadingOptions = Reading(),
-    json: bool = False,
-) -> None:
-    """Say what a tokenizer is, and with CORPUS how many bytes of it one token holds.
-
-    Parameters
-    ----------
-    tokenizer
-        a tokenizer.json, or a folder that holds one
-    corpus
-        text to measure the compression on
-    json
-        print as JSON
-    """
-    from pellucid.text.corpus import Corpus
-    from pellucid.text.tokenizer import Tokenizer
-
-    loaded = Tokenizer.load(tokenizer)
-    facts: dict[str, Any] = {"kind": loaded.kind, "vocab_size": loaded.vocab_size, "end_of_text": loaded.end_of_text}
-    facts["sha256"] = loaded.fingerprint
-    if corpus:
-        facts |= loaded.compression(Corpus.open(named(corpus), **reading.given()))
-    if json:
-        return show_json(facts)
-    show_table(facts)
-
-
-def named(corpus: Sequence[str]) -> list[str]:
-    if not corpus:
-        raise CorpusError("no corpus was given; name files, folders, globs, - or hf:NAME")
-    return dashes(corpus)
-
-
-def dashes(words: Sequence[str]) -> list[str]:
-    """Standard input under its usual name again."""
-    return ["-" if word == STDIN else word for word in words]
-
-
 def with_dashes(fields: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The same for recipe fields that name sources."""
     sources = {name: dashes(value) for name, value in fields.get("data", {}).items() if isinstance(value, list)}
     return fields | {"data": fields["data"] | sources} if sources else fields
-
-
-def show_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False))
-
-
-def show_table(facts: dict[str, Any]) -> None:
-    width = max(map(len, facts)) + 2
-    for name, value in facts.items():
-        print(
-            f"{name:<{width}}{value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{name:<{width}}{value}"
-        )
 
 
 def run() -> None:

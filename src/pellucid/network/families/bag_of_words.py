@@ -2,6 +2,7 @@
 
 from pellucid.network.config import ModelConfig
 from pellucid.network.families.family import Family, Stored, stored
+from pellucid.network.families.lstm import FIELDS
 
 
 def tensors(config: ModelConfig) -> dict[str, Stored]:
@@ -13,14 +14,7 @@ def tensors(config: ModelConfig) -> dict[str, Stored]:
 FAMILY = Family(
     name="bag-of-words",
     classes=("BagOfWords",),
-    fields={
-        "vocab_size": "vocab_size",
-        "context_length": "context_length",
-        "d_model": "hidden_size",
-        "layers": "num_layers",
-        "tied": "tie_word_embeddings",
-        "labels": "num_labels",
-    },
+    fields=FIELDS | {"labels": "num_labels"},
     tensors=tensors,
     shape={"architecture": "bag-of-words", "positions": "none", "activation": "relu"},
     defaults={"tie_word_embeddings": True, "num_labels": 0},

@@ -13,17 +13,18 @@ def tensors(config: ModelConfig) -> dict[str, Stored]:
     return names if config.tied else names | stored({"head": "head"})
 
 
+FIELDS = {
+    "vocab_size": "vocab_size",
+    "context_length": "context_length",
+    "d_model": "hidden_size",
+    "layers": "num_layers",
+    "tied": "tie_word_embeddings",
+}
+
 FAMILY = Family(
     name="lstm",
     classes=("LSTMForCausalLM",),
-    fields={
-        "vocab_size": "vocab_size",
-        "context_length": "context_length",
-        "d_model": "hidden_size",
-        "layers": "num_layers",
-        "tied": "tie_word_embeddings",
-        "dropout": "dropout",
-    },
+    fields=FIELDS | {"dropout": "dropout"},
     tensors=tensors,
     shape={"architecture": "recurrent", "positions": "none"},
     defaults={"tie_word_embeddings": True, "dropout": 0.0},

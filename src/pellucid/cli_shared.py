@@ -1,0 +1,55 @@
+"""What the commands share: how files are read, standard input under its name, results as JSON and as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+
+from pellucid.core.errors import CorpusError
+
+STDIN = "<standard input>"  # stands for "-" while the words are parsed: the parser takes a lone dash for an option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How files of text are read; None leaves it to the default."""
+
+    text_field: Annotated[str | None, Parameter(help="column that holds the text in jsonl, csv, tsv and parquet")] = None
+    encoding: Annotated[str | None, Parameter(help="encoding of text files; without it UTF-8, or UTF-16 by its mark")] = None
+    on_bad_bytes: Annotated[Literal["error", "replace"] | None, Parameter(help="what to do with other bytes")] = None
+    html_breaks: Annotated[bool | None, Parameter(help="turn HTML line breaks into newlines", negative=())] = None
+    deduplicate: Annotated[bool | None, Parameter(help="drop exact copies of documents", negative=())] = None
+
+    def given(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+ReadingOptions = Annotated[Reading, Parameter(name="*", group=Group("Reading text", sort_key=8))]
+USUAL = Reading()
+
+
+def named(corpus: Sequence[str]) -> list[str]:
+    if not corpus:
+        raise CorpusError("no corpus was given; name files, folders, globs, - or hf:NAME")
+    return dashes(corpus)
+
+
+def dashes(words: Sequence[str]) -> list[str]:
+    """Standard input under its usual name again."""
+    return ["-" if word == STDIN else word for word in words]
+
+
+def show_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def show_table(facts: dict[str, Any]) -> None:
+    width = max(map(len, facts)) + 2
+    for name, value in facts.items():
+        print(
+            f"{name:<{width}}{value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{name:<{width}}{value}"
+        )
