@@ -15,6 +15,7 @@ from pellucid.text.view import TokenView
 Ids = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.uint64]
+Floats = npt.NDArray[np.float32]
 
 IGNORED = -100  # the target where there is nothing to learn
 
@@ -24,13 +25,17 @@ class Batch:
     """Rows of tokens: what goes in, what should come out, and which document of its row each token is in.
 
     An encoder-decoder's decoder reads `decoder_ids`. `present` says which of `ids` are not filling; it is None if all are.
+    Targets are tokens or tags [rows seq], classes [rows], or numbers [rows labels]. `reference` [rows] is what another network
+    says of each row. Rows of `uneven` lengths are filled on the right, and a part of them is as short as its longest row.
     """
 
     ids: Ids
-    targets: Ids
+    targets: Ids | Floats
     documents: Ids | None = None
     decoder_ids: Ids | None = None
     present: Flags | None = None
+    reference: Floats | None = None
+    uneven: bool = False
 
     def __post_init__(self) -> None:
         if self.present is not None and self.present.all():
@@ -39,8 +44,27 @@ class Batch:
     def rows(self, rows: slice) -> Batch:
         """A part of the rows."""
         arrays: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        parts: dict[str, Any] = {name: None if array is None else array[rows] for name, array in arrays.items()}
-        return Batch(**parts)
+        parts: dict[str, Any] = {
+            name: value[rows] if isinstance(value, np.ndarray) else value for name, value in arrays.items()
+        }
+        part = Batch(**parts)
+        return part._tight() if self.uneven else part
+
+    def _tight(self) -> Batch:
+        """Without the columns on the right that are filling in every row."""
+        width = self.ids.shape[1] if self.present is None else _width(self.present)
+        each_token = self.targets.ndim == 2 and self.targets.dtype != np.float32
+        length = width
+        if self.decoder_ids is not None:
+            length = _width(self.targets != IGNORED) if each_token else self.decoder_ids.shape[1]
+        return replace(
+            self,
+            ids=self.ids[:, :width],
+            targets=self.targets[:, :length] if each_token else self.targets,
+            documents=None if self.documents is None else self.documents[:, :width],
+            decoder_ids=None if self.decoder_ids is None else self.decoder_ids[:, :length],
+            present=None if self.present is None else self.present[:, :width],
+        )
 
 
 class Corruption(Protocol):
@@ -233,6 +257,11 @@ def random_bits(keys: Bits, count: int) -> Bits:
     """`count` random numbers for each key, as [n count]: raw Philox output, the same in every version of numpy."""
     rows = [np.random.Philox(key=key).random_raw(count) for key in keys]
     return np.array(rows, dtype=np.uint64).reshape(len(keys), count)
+
+
+def _width(flags: Flags) -> int:
+    """Columns up to the last in which any row has something; at least one."""
+    return int(np.flatnonzero(flags.any(axis=0)).max(initial=0)) + 1
 
 
 def _checked(batch_size: int) -> int:
