@@ -7,7 +7,7 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
-from itertools import count, islice, takewhile
+from itertools import accumulate, count, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +148,18 @@ class Tokenizer:
         with _refusals([text]):
             return (self.backend if special else self._plain).encode(text, add_special_tokens=framed).ids
 
+    def encode_places(self, text: str, *, special: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
+        """The tokens of a text, as `encode` gives them, and which characters [start, end) of it each came from."""
+        if self._table is None:
+            with _refusals([text]):
+                encoding = (self.backend if special else self._plain).encode(text, add_special_tokens=False)
+            # A token of nothing but spaces, cut off by some tokenizers, came from the character before its end.
+            return encoding.ids, [(max(0, min(start, end - 1)), end) for start, end in encoding.offsets]
+        ids = self._encode_characters(text, special)
+        added = self.backend.get_added_tokens_decoder() if special else {}
+        ends = list(accumulate(len(added[id].content) if id in added else 1 for id in ids))
+        return ids, list(zip([0, *ends], ends, strict=False))
+
     def encode_batch(self, texts: Sequence[str], *, framed: bool = False) -> list[npt.NDArray[np.uint32]]:
         """The tokens of many texts, on all cores; special tokens in them are plain text."""
         if self._table is not None:
@@ -157,6 +169,21 @@ class Tokenizer:
         with _refusals(texts):
             encodings = self._plain.encode_batch_fast(list(texts), add_special_tokens=framed)
         return [np.frombuffer(array("I", encoding.ids), dtype=np.uint32) for encoding in encodings]
+
+    def encode_offsets(self, texts: Sequence[str]) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """The tokens of many texts, without a frame, and the characters that each stands for: [tokens] and [tokens 2].
+
+        Offsets are those of the first character and after the last; the tokens that make up one character share them.
+        """
+        if self._table is not None:
+            rows = [self._table.encode(text).astype(np.int64) for text in texts]
+            return [(ids, np.arange(len(ids), dtype=np.int64)[:, None] + np.array([0, 1])) for ids in rows]
+        with _refusals(texts):
+            encodings = self._plain.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (np.array(encoding.ids, dtype=np.int64), np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2))
+            for encoding in encodings
+        ]
 
     @cached_property
     def frame(self) -> tuple[list[int], list[int]]:
