@@ -17,7 +17,8 @@ from pellucid.cli_shared import STDIN, USUAL, ReadingOptions, dashes, show_json,
 from pellucid.cli_tokenizer import tokenizer
 from pellucid.core.errors import ConfigError, PellucidError
 from pellucid.core.progress import console
-from pellucid.training.recipe import LENGTHS, Recipe, explain
+from pellucid.training.recipe import LENGTHS, Recipe
+from pellucid.training.settings import explain
 
 app = App(
     name="pellucid",
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         cause = error.__cause__
-        message = explain(cause, "options") if isinstance(cause, ValidationError) else str(error)
+        message = explain(cause, "options", Recipe) if isinstance(cause, ValidationError) else str(error)
         print(f"pellucid: {message}", file=sys.stderr)
         return error.exit_code if isinstance(error, PellucidError) else 2
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from pellucid.core.run import RunFolder
 from pellucid.training import checkpoint, job
-from pellucid.training.pretrain import Interrupted
+from pellucid.training.running import Interrupted
 
 LOSSES = {2: 3.0, 4: 2.0, 6: 2.5, 8: 2.0, 10: 2.2, 12: 9.0}
 RARELY = {"training": {"evaluate_every": 2, "checkpoint_every": 100, "keep": 1}}

@@ -13,7 +13,7 @@ from pellucid.core.run import RunFolder
 from pellucid.network.build import build
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.training import checkpoint
-from pellucid.training.checkpoint import Position
+from pellucid.training.checkpoint import Position, WholeModel
 from pellucid.training.loop import TrainState
 from pellucid.training.optimizers import Optimizers
 from pellucid.training.recipe import Optimizer
@@ -36,7 +36,7 @@ def save(tmp_path, tokenizer):
 
     def call(step, loss=None):
         state = TrainState(network=network, optimizers=optimizers)
-        return checkpoint.save(run, state, tokenizer, Position(step=step, seconds=0.0, validation_loss=loss))
+        return checkpoint.save(run, state, WholeModel(tokenizer), Position(step=step, seconds=0.0, validation_loss=loss))
 
     call.run, call.network, call.optimizers = run, network, optimizers
     return call
@@ -51,7 +51,7 @@ def test_what_was_saved_is_loaded_bit_for_bit(save, tokenizer):
     other = build(tiny.config(tokenizer.vocab_size), seed=9)
     optimizers = Optimizers(other, Optimizer())
     state = TrainState(network=other, optimizers=optimizers)
-    assert checkpoint.load(folder, state) == Position(step=7, seconds=0.0, validation_loss=1.5)
+    assert checkpoint.load(folder, state, WholeModel(tokenizer)) == Position(step=7, seconds=0.0, validation_loss=1.5)
     for name, weight in save.network.named_parameters():
         assert torch.equal(other.get_parameter(name), weight), name
     assert optimizers.state().keys() == save.optimizers.state().keys()
@@ -151,7 +151,7 @@ def test_a_flipped_byte_in_any_file_is_found_and_the_file_named(save, tokenizer,
     path.write_bytes(data)
     network = build(tiny.config(tokenizer.vocab_size), seed=9)
     with pytest.raises(CorruptionError) as caught:
-        checkpoint.load(folder, TrainState(network=network, optimizers=Optimizers(network, Optimizer())))
+        checkpoint.load(folder, TrainState(network=network, optimizers=Optimizers(network, Optimizer())), WholeModel(tokenizer))
     assert (
         str(caught.value) == f"{path} is damaged (its SHA-256 is not the one in manifest.json); restore it, or delete {folder}"
     )

@@ -31,7 +31,7 @@ from pellucid.training import validation
 from pellucid.training.decisions import fixed
 from pellucid.training.job import Job
 from pellucid.training.preparation import dimensions, make_tokenizer, prepare, settled
-from pellucid.training.pretrain import Interrupted
+from pellucid.training.running import Interrupted
 from pellucid.training.recipe import Recipe
 
 NO_ATTENTION = {"d_model": 32, "layers": 1, "context_length": 16}

@@ -68,6 +68,7 @@ FIELDS = {
         "recompute": st.booleans(),
         "evaluate_windows": counts | st.just("all"),
         "target_loss": rates,
+        "patience": counts,
         "keep": counts,
         "prompt": texts,
         "tensorboard": st.booleans(),

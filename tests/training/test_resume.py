@@ -10,7 +10,7 @@ import tiny
 
 from pellucid.core.errors import RunError
 from pellucid.core.run import RunFolder
-from pellucid.training.pretrain import Interrupted
+from pellucid.training.running import Interrupted
 
 STEPS = 8
 EVERY = {"checkpoint_every": 2, "evaluate_every": 4}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 from pellucid.core.errors import CorruptionError, DivergenceError, RunError
 from pellucid.core.files import MANIFEST, atomic_folder, read_json, remove_folder, verify, write_json
 from pellucid.core.run import RunFolder
+from pellucid.network.network import Network
 from pellucid.network.recurrent import LayerState
 from pellucid.network.sources import save_tensors
 from pellucid.network.weights import load_into, save_network
@@ -30,7 +33,30 @@ class Position:
     validation_loss: float | None  # nats per token, if this step was evaluated
 
 
-def save(run: RunFolder, state: TrainState, tokenizer: Tokenizer, position: Position) -> Path:
+class Kept(Protocol):
+    """What of a network a checkpoint keeps, in the form of a folder that others' tools open."""
+
+    def save(self, network: Network, folder: Path) -> None: ...
+
+    def load(self, network: Network, folder: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class WholeModel:
+    """All weights and the tokenizer, as a Hugging Face folder with the `ids` of special tokens."""
+
+    tokenizer: Tokenizer
+    ids: Mapping[str, Any] | None = None
+
+    def save(self, network: Network, folder: Path) -> None:
+        save_network(network, folder, end_of_text=self.tokenizer.end_of_text, ids=self.ids)
+        self.tokenizer.save(folder, context_length=network.config.context_length)
+
+    def load(self, network: Network, folder: Path) -> None:
+        load_into(network, folder)
+
+
+def save(run: RunFolder, state: TrainState, kept: Kept, position: Position) -> Path:
     """Write `checkpoints/step-N`; refuse weights that are not finite."""
     network = state.network
     for name, weight in network.named_parameters():
@@ -40,8 +66,7 @@ def save(run: RunFolder, state: TrainState, tokenizer: Tokenizer, position: Posi
             )
     folder = run.checkpoints / f"step-{position.step:08d}"
     with atomic_folder(folder) as temporary:
-        save_network(network, temporary, end_of_text=tokenizer.end_of_text)
-        tokenizer.save(temporary, context_length=network.config.context_length)
+        kept.save(network, temporary)
         save_tensors(state.optimizers.state(), temporary / OPTIMIZER)
         if state.memory is not None:
             parts = {f"{i}.{name}": getattr(layer, name) for i, layer in enumerate(state.memory) for name in ("hidden", "cell")}
@@ -50,10 +75,10 @@ def save(run: RunFolder, state: TrainState, tokenizer: Tokenizer, position: Posi
     return folder
 
 
-def load(folder: Path, state: TrainState) -> Position:
+def load(folder: Path, state: TrainState, kept: Kept) -> Position:
     """Put a checkpoint's weights and optimizer state back in place; damage is an error that names the file."""
     verify(folder)
-    load_into(state.network, folder)
+    kept.load(state.network, folder)
     state.optimizers.load(load_file(folder / OPTIMIZER))
     if (folder / MEMORY).is_file():
         parts = {name: tensor.to(state.network.device) for name, tensor in load_file(folder / MEMORY).items()}

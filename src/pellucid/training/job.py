@@ -7,15 +7,18 @@ from functools import cached_property
 from typing import cast
 
 from pellucid.core.device import Compute
+from pellucid.core.run import RunFolder
 from pellucid.network.build import build
 from pellucid.network.config import ModelConfig
 from pellucid.network.flops import training_flops
 from pellucid.text.batches import Batches, Corruption, Lanes
+from pellucid.training.checkpoint import WholeModel
 from pellucid.training.loop import Step, TrainState
 from pellucid.training.objectives import TokenPrediction
 from pellucid.training.optimizers import Optimizers
 from pellucid.training.preparation import Prepared, corruption
-from pellucid.training.recipe import Recipe
+from pellucid.training.recipe import Recipe, Training
+from pellucid.training.report import write_report, write_samples
 from pellucid.training.validation import Validation, validate
 
 
@@ -27,6 +30,18 @@ class Job:
     prepared: Prepared
     config: ModelConfig
     compute: Compute
+
+    @property
+    def pace(self) -> Training:
+        return self.recipe.training
+
+    @property
+    def kept(self) -> WholeModel:
+        return WholeModel(self.prepared.tokenizer)
+
+    def draw(self, run: RunFolder) -> None:
+        write_samples(run)
+        write_report(run)
 
     @property
     def steps(self) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -17,12 +17,37 @@ from pellucid.core.errors import DivergenceError
 from pellucid.core.progress import Task
 from pellucid.network.network import Network
 from pellucid.network.recurrent import LayerState, Recurrent
-from pellucid.text.batches import IGNORED, Batches
+from pellucid.text.batches import Batch
 from pellucid.training.objectives import Objective
 from pellucid.training.optimizers import Optimizers
 from pellucid.training.recipe import Schedule
 from pellucid.training.schedules import factor
-from pellucid.training.validation import Validation
+
+
+class Source(Protocol):
+    """Batches by number: number n is a pure function of n."""
+
+    batch_size: int
+
+    @property
+    def context(self) -> int:
+        """Tokens that a row has; where rows differ, on average."""
+
+    def __getitem__(self, number: int) -> Batch: ...
+
+    def continues(self, number: int) -> bool:
+        """Whether the rows of a batch go on where the batch before it ended."""
+
+
+class Score(Protocol):
+    """What an evaluation found."""
+
+    @property
+    def loss(self) -> float:
+        """Nats per target."""
+
+    def metrics(self) -> dict[str, float]:
+        """The figures of an evaluation, `validation_loss` among them."""
 
 
 @dataclass(kw_only=True)
@@ -34,6 +59,7 @@ class TrainState:
     step: int = 0  # optimizer steps done
     seconds: float = 0.0  # of training so far
     best: float = math.inf  # lowest validation loss so far
+    stale: int = 0  # evaluations since
     memory: list[LayerState] | None = None  # what a recurrent network remembers of the batch before
 
 
@@ -42,25 +68,26 @@ class Step:
     """How a step is computed; the same for all steps of a run."""
 
     objective: Objective
-    batches: Batches
+    batches: Source
     schedule: Schedule
     steps: int
-    micro_batch: int
+    micro_batch: int | Callable[[Batch], Iterator[slice]]  # rows at a time, or the parts of a batch
     seed: int = 0
 
     def __call__(self, state: TrainState) -> tuple[float, float]:
-        """Learn batch number `state.step`; return its mean loss in nats per token and its gradient's norm.
+        """Learn batch number `state.step`; return its mean loss in nats per target and its gradient's norm.
 
         The micro-batches' summed losses are each divided by the whole batch's number of targets, so their gradients add up to
         the big batch's whatever the division, padded sequences included.
         """
         batch = self.batches[state.step]
-        targets = int((batch.targets != IGNORED).sum())
+        targets = self.objective.count(batch)
         total = 0.0
         if state.network.config.dropout:  # what is dropped is a function of seed and step, so a resume needs no random state
             torch.manual_seed((self.seed * 1_000_003 + state.step) % 2**63)
         memory = self.remembered(state, len(batch.ids))
-        for rows in pieces(len(batch.ids), self.micro_batch):
+        size = self.micro_batch
+        for rows in pieces(len(batch.ids), size) if isinstance(size, int) else size(batch):
             part = memory and [layer.rows(rows) for layer in memory]
             loss = self.objective.loss(state.network, batch.rows(rows), part) / targets
             loss.backward()  # type: ignore[no-untyped-call]
@@ -100,11 +127,12 @@ class Watch:
     log_every: int
     evaluate_every: int
     checkpoint_every: int
-    evaluate: Callable[[], Validation]
+    evaluate: Callable[[], Score]
     record: Callable[[dict[str, Any]], None]  # takes a line of metrics
-    sample: Callable[[], str]
+    sample: Callable[[], str | None]
     checkpoint: Callable[[float | None], None]  # takes the validation loss of this step, if there is one
     target_loss: float | None
+    patience: int | None = None  # evaluations without a lower loss after which learning ends
 
 
 @dataclass
@@ -133,7 +161,7 @@ class Stop:
 
 
 def train(state: TrainState, step: Step, watch: Watch, stop: Stop, task: Task) -> None:
-    """Learn until the last step, the target loss, or a signal; each ends with a checkpoint."""
+    """Learn until the last step, the target loss, the end of patience, or a signal; each ends with a checkpoint."""
     started = time.perf_counter() - state.seconds
     batch_tokens = step.batches.batch_size * step.batches.context
     busy, counted, reached = 0.0, 0, False
@@ -152,10 +180,12 @@ def train(state: TrainState, step: Step, watch: Watch, stop: Stop, task: Task) -
             validation = watch.evaluate()
             if not math.isfinite(validation.loss):
                 raise DivergenceError(f"step {state.step}: the validation loss is {validation.loss}")
+            state.stale = 0 if validation.loss < state.best else state.stale + 1
             reached = watch.target_loss is not None and validation.loss <= watch.target_loss
+            reached = reached or (watch.patience is not None and state.stale >= watch.patience)
             state.seconds = time.perf_counter() - started
             row = {"step": state.step, "seconds": round(state.seconds, 3)} | validation.metrics()
-            watch.record(row | {"sample": watch.sample()})
+            watch.record(row | ({"sample": sample} if (sample := watch.sample()) is not None else {}))
             task.say(f"step {state.step:,}: {validation}")
         task.advance(batch_tokens, note=f"loss {loss:.3f}")
         better = validation is not None and validation.loss < state.best

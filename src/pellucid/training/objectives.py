@@ -29,6 +29,9 @@ class Objective(Protocol):
         `state` is what a recurrent network remembers of the rows before these; it is replaced by what it remembers after them.
         """
 
+    def count(self, batch: Batch) -> float:
+        """How many targets a batch has: what its summed loss is divided by."""
+
 
 class TokenPrediction:
     """Predict the batch's targets: the next tokens, those under the mask, or the spans that were cut out."""
@@ -46,6 +49,9 @@ class TokenPrediction:
             hidden, targets = hidden[torch.from_numpy(chosen).to(network.device)], targets[chosen]
         head = network.scores
         return cross_entropy(head.prepare(hidden), head.weight, torch.from_numpy(targets).to(network.device), head.bias)
+
+    def count(self, batch: Batch) -> float:
+        return int((batch.targets != IGNORED).sum())
 
 
 def mask_of(network: Network, batch: Batch) -> Mask | None:

@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pellucid.core.errors import CorruptionError
 from pellucid.network.build import is_block_matrix
-from pellucid.training.recipe import Optimizer
+
+
+class Moving(Protocol):
+    """How weights move: what the optimizer section of a recipe says."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def beta1(self) -> float: ...
+    @property
+    def beta2(self) -> float: ...
+    @property
+    def clip(self) -> float: ...
+    def rates(self) -> dict[str, float]: ...
 
 
 class Optimizers:
-    """One or two torch optimizers that step together, and whose state is one flat dictionary of tensors."""
+    """One or two torch optimizers that step together, and whose state is one flat dictionary of tensors.
 
-    def __init__(self, network: nn.Module, settings: Optimizer) -> None:
-        self.names: dict[Tensor, str] = {weight: name for name, weight in network.named_parameters()}
+    Weights that need no gradient stay as they are. `share` says by what a weight's rate is multiplied.
+    """
+
+    def __init__(self, network: nn.Module, settings: Moving, share: Callable[[str], float] = lambda _: 1.0) -> None:
+        self.names: dict[Tensor, str] = {weight: name for name, weight in network.named_parameters() if weight.requires_grad}
         self.clip = settings.clip
-        blocks = [w for w, name in self.names.items() if is_block_matrix(name, w.ndim)]
-        rest = [w for w, name in self.names.items() if not is_block_matrix(name, w.ndim)]
         rates = settings.rates()
-        matrices: dict[str, Any] = {
-            "params": blocks,
-            "lr": rates["matrix_learning_rate"],
-            "weight_decay": settings.weight_decay,
-        }
-        others: dict[str, Any] = {"params": rest, "lr": rates["learning_rate"], "weight_decay": 0.0}
+
+        def groups(matrices: bool, rate: float, weight_decay: float) -> list[dict[str, Any]]:
+            by_share: dict[float, list[Tensor]] = {}
+            for weight, name in self.names.items():
+                if is_block_matrix(name, weight.ndim) == matrices:
+                    by_share.setdefault(share(name), []).append(weight)
+            return [{"params": found, "lr": rate * part, "weight_decay": weight_decay} for part, found in by_share.items()]
+
+        matrices = groups(True, rates["matrix_learning_rate"], settings.weight_decay)
+        others = groups(False, rates["learning_rate"], 0.0)
         betas = (settings.beta1, settings.beta2)
-        self.parts: list[torch.optim.Optimizer]
+        self.parts: list[torch.optim.Optimizer] = []
         if settings.name == "muon":
-            muon = torch.optim.Muon([matrices], momentum=settings.momentum)
-            self.parts = [torch.optim.AdamW([others], betas=betas, fused=True), muon]
+            self.parts += [torch.optim.AdamW(others, betas=betas, fused=True)] if others else []
+            self.parts += [torch.optim.Muon(matrices, momentum=settings.momentum)] if matrices else []
         else:
-            self.parts = [torch.optim.AdamW([matrices, others], betas=betas, fused=True)]
+            self.parts += [torch.optim.AdamW([*matrices, *others], betas=betas, fused=True)]
         self.peaks = [[float(group["lr"]) for group in part.param_groups] for part in self.parts]
 
     def step(self, factor: float) -> float:

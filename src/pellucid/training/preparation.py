@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-from pellucid.core.errors import ConfigError, RunError
+from pellucid.core.errors import ConfigError
 from pellucid.core.machine import cache_folder
 from pellucid.core.progress import Progress
 from pellucid.network.config import ModelConfig
@@ -92,16 +92,6 @@ def make_tokenizer(
     if not path.exists():
         raise ConfigError(f"tokenizer {tokens.kind!r} is neither bpe nor chars nor a file; give the path of a tokenizer.json")
     return Tokenizer.load(path)
-
-
-def check_unchanged(now: dict[str, str], then: dict[str, str]) -> None:
-    """Refuse to resume on other text or another tokenizer."""
-    for name, value in then.items():
-        if now.get(name) != value:
-            raise RunError(
-                f"the {name} is not the one this run began with (its SHA-256 was {value[:12]}, "
-                f"now {now.get(name, 'none')[:12]}); put it back, or start anew with --force"
-            )
 
 
 def settled(recipe: Recipe) -> Recipe:
