@@ -10,6 +10,8 @@ from pellucid.network.families import FAMILIES
 from pellucid.network.masks import Mask
 from pellucid.network.weights import load_network, save_network
 
+NAMES = ("one", "two", "three", "four", "five", "six")
+
 
 @st.composite
 def configs(draw, labels):
@@ -18,9 +20,14 @@ def configs(draw, labels):
         context_length=32,
         d_model=draw(st.integers(1, 40)),
         layers=draw(st.integers(1, 4)),
-        labels=draw(labels),
         tied=draw(st.booleans()),
+        **labelled(draw(labels)),
     )
+
+
+def labelled(count):
+    """The fields of a classifier; none without labels."""
+    return {"head": "classify", "labels": NAMES[:count], "problem": "multi"} if count else {}
 
 
 def some_ids(config, batch=3, seq=17, seed=0):
@@ -32,7 +39,8 @@ def scores(network, ids):
     x = network.embedding.weight.double()[ids].mean(dim=0)
     for layer in network.blocks:
         x = F.relu(layer.weight.double() @ x + layer.bias.double())
-    return network.head.weight.double() @ x
+    found = network.head.weight.double() @ x
+    return found if network.head.bias is None else found + network.head.bias.double()
 
 
 @settings(max_examples=30, derandomize=True, database=None)
@@ -55,8 +63,9 @@ def test_labels_are_scored_from_the_mean_of_all_that_is_there(config, seed, leng
     present = torch.arange(17) < torch.tensor(lengths)[:, None]
     found = network(ids, Mask.for_bidirectional(present)).logits
     expected = torch.stack([scores(network, row[:length]) for row, length in zip(ids, lengths, strict=True)])
-    assert found.shape == (3, config.labels)
+    assert found.shape == (3, len(config.labels))
     assert (found - expected).abs().max() < 1e-4
+    assert torch.equal(network(ids, Mask.for_causal(17, present=present)).logits, found)
     assert (network(ids).logits - torch.stack([scores(network, row) for row in ids])).abs().max() < 1e-4
 
     folder = tmp_path_factory.mktemp("model")
@@ -74,11 +83,11 @@ def test_packed_documents_equal_documents_alone():
 
 
 def test_a_text_of_padding_only_is_scored_as_zeros_not_as_nan():
-    network = randomised(FAMILIES["bag-of-words"].new(vocab_size=13, context_length=32, d_model=7, layers=1, labels=3))
+    network = randomised(FAMILIES["bag-of-words"].new(vocab_size=13, context_length=32, d_model=7, layers=1, **labelled(3)))
     present = torch.tensor([[True] * 17, [False] * 17])
     logits = network(some_ids(network.config, batch=2), Mask.for_bidirectional(present)).logits
-    assert logits[0].all()
-    assert not logits[1].any()
+    assert (logits[0] != network.head.bias).all()
+    assert torch.equal(logits[1], network.head.bias)
 
 
 def test_gradients_equal_those_of_the_formula():

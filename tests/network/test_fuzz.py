@@ -34,6 +34,7 @@ from pellucid.network.weights import load_network, save_network
 
 SMALL: dict[str, Any] = {"vocab_size": 11, "context_length": 8, "d_model": 8, "layers": 1, "d_mlp": 6}
 HEADS = {"heads": 2, "kv_heads": 2, "d_head": 4}
+LABELLED = {"head": "classify", "labels": ("no", "yes", "perhaps")}
 MODELS = {
     "gpt2": SMALL | HEADS,
     "llama": SMALL | HEADS,
@@ -44,7 +45,10 @@ MODELS = {
     "distilbert": SMALL | HEADS,
     "t5": SMALL | HEADS | {"decoder_layers": 1, "tied": False},
     "lstm": SMALL,
-    "bag-of-words": SMALL | {"labels": 3},
+    "bag-of-words": SMALL | LABELLED,
+    "gpt2 with labels": SMALL | HEADS | LABELLED | {"pooling": "last"},
+    "distilbert with labels": SMALL | HEADS | LABELLED | {"pooling": "first", "pooler": True},
+    "qwen2 with tags": SMALL | HEADS | LABELLED | {"head": "tag"},
 }
 SHARDED = ("mistral",)
 MEMORY = 1_000_000_000  # bytes of address space beyond what the process has at the start
@@ -62,7 +66,7 @@ def make(folder: Path) -> dict[str, Path]:
     for family, fields in MODELS.items():
         folders[family] = folder / family
         folders[family].mkdir()
-        save_network(randomised(FAMILIES[family].new(**fields)), folders[family])
+        save_network(randomised(FAMILIES[family.split()[0]].new(**fields)), folders[family])
         if family in SHARDED:
             shard(folders[family])
     return folders

@@ -23,6 +23,8 @@ SIZES = {
 }
 SHAPE = {"vocab_size": 50, "context_length": 32, "d_model": 24, "layers": 2}
 HEADS = {"heads": 4, "kv_heads": 4, "d_head": 6, "d_mlp": 40}
+LABELS = ("no", "yes", "perhaps")
+FIRST = {"head": "classify", "labels": LABELS, "pooling": "first", "pooler": True}
 CONFIGS = {
     "decoder": FAMILIES["qwen3"].new(**SHAPE | HEADS | {"kv_heads": 2, "tied": False}),
     "decoder with learned positions": FAMILIES["gpt2"].new(**SHAPE | HEADS),
@@ -31,7 +33,13 @@ CONFIGS = {
     "encoder-decoder": FAMILIES["t5"].new(**SHAPE | HEADS, decoder_layers=3, head_scale=24**-0.5),
     "lstm": FAMILIES["lstm"].new(**SHAPE),
     "bag of words": FAMILIES["bag-of-words"].new(**SHAPE | {"layers": 3}),
-    "bag of words with labels": FAMILIES["bag-of-words"].new(**SHAPE, labels=3),
+    "bag of words with labels": FAMILIES["bag-of-words"].new(**SHAPE, head="classify", labels=LABELS),
+    "encoder with labels": FAMILIES["distilbert"].new(**SHAPE | HEADS, **FIRST),
+    "encoder with labels, pooled": FAMILIES["bert"].new(**SHAPE | HEADS, token_types=2, head="classify", labels=LABELS),
+    "encoder with tags": FAMILIES["roberta"].new(**SHAPE | HEADS, token_types=1, head="tag", labels=LABELS),
+    "decoder with labels": FAMILIES["gpt2"].new(**SHAPE | HEADS, head="classify", labels=LABELS, pooling="last"),
+    "decoder with tags": FAMILIES["qwen3"].new(**SHAPE | HEADS, head="tag", labels=LABELS),
+    "lstm with labels": FAMILIES["lstm"].new(**SHAPE, head="classify", labels=LABELS),
 }
 NAMES = pytest.mark.parametrize("name", CONFIGS)
 
@@ -48,7 +56,7 @@ def padded(config):
     """A mask that not all positions pass, where the architecture takes one."""
     present = torch.arange(9) < torch.tensor([[9], [6]])
     takes = config.architecture in ("encoder", "encoder-decoder") or config.labels
-    return Mask.for_bidirectional(present) if takes else None
+    return Mask.for_padded(present, causal=config.architecture in ("decoder", "recurrent")) if takes else None
 
 
 @NAMES

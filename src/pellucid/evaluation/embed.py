@@ -16,6 +16,7 @@ from pellucid.core.errors import ConfigError, ModelError
 from pellucid.core.files import own_file, read_json
 from pellucid.network.masks import Mask
 from pellucid.network.network import Network
+from pellucid.network.pooling import pool
 from pellucid.text.tokenizer import Tokenizer
 
 Mode = Literal["mean", "cls", "max"]
@@ -140,12 +141,6 @@ def pooled(network: Network, rows: list[list[int]], pooling: Pooling) -> Float[T
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=network.device)
     present = torch.arange(width, device=ids.device) < torch.tensor([len(row) for row in rows], device=ids.device)[:, None]
-    # a causal network sees no filling on the right
-    hidden = network.encode(ids, None if network.config.causal else Mask.for_bidirectional(present)).float()
-    if pooling.mode == "cls":
-        vectors = hidden[:, 0]
-    elif pooling.mode == "max":
-        vectors = hidden.masked_fill(~present[..., None], -torch.inf).amax(dim=1)
-    else:
-        vectors = (hidden * present[..., None]).sum(dim=1) / present.sum(dim=1, keepdim=True)
+    hidden = network.encode(ids, Mask.for_padded(present, causal=network.config.causal)).float()
+    vectors = pool(hidden, present, "first" if pooling.mode == "cls" else pooling.mode)
     return torch.nn.functional.normalize(vectors, dim=-1) if pooling.normalize else vectors

@@ -13,8 +13,7 @@ from pellucid.network.taps import Site, Taps, tap
 class BagOfWords(Network):
     """The mean of the tokens' vectors, whatever their order; one layer of scores, or hidden layers before them.
 
-    With `labels` it scores whole texts (Joulin et al., 2017: fastText); without, it predicts each next token from the tokens
-    before it.
+    As a classifier it scores whole texts (Joulin et al., 2017: fastText); else each token is scored by those up to it.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -27,17 +26,22 @@ class BagOfWords(Network):
         self.tie()
 
     def forward(self, ids: Int[Tensor, "batch seq"], mask: Mask | None = None, taps: Taps | None = None) -> Output:
-        """Scores of the next token at every position, or of the labels of the whole text, [batch labels]."""
-        hidden = self.encode(ids, mask, taps)
-        return Output(logits=tap(taps, "logits", self.scores(hidden[:, 0] if self.config.labels else hidden)), hidden=hidden)
+        """Scores of the next token at every position, or of labels."""
+        return self.answer(self.encode(ids, mask, taps), mask, taps)
 
     def encode(
         self, ids: Int[Tensor, "batch seq"], mask: Mask | None = None, taps: Taps | None = None
     ) -> Float[Tensor, "batch seq d_model"]:
-        """For each position the mean over the positions that `mask` lets it see, through the hidden layers."""
+        """For each position the mean over the positions that `mask` lets it see, through the hidden layers.
+
+        A classifier's positions see all that is present, so that each holds the whole text.
+        """
         self.check(taps)
         if mask is None:
-            mask = (Mask.for_everything if self.config.labels else Mask.for_causal)(ids.shape[1], ids.device)
+            mask = Mask.for_causal(ids.shape[1], ids.device)
+        if self.config.head == "classify":
+            everything = Mask.for_everything(ids.shape[1], ids.device)
+            mask = everything if mask.present is None else Mask.for_bidirectional(mask.present)
         words = tap(taps, "embedding", self.embedding(ids).to(self.dtype))
         if mask.causal and mask.allowed is None:
             x = words.cumsum(dim=1) / (mask.positions[..., None] + 1)
@@ -59,5 +63,5 @@ class BagOfWords(Network):
             Site("mean", stream, "the mean over all tokens that the position sees"),
             *layers,
             Site("hidden", stream, "what the head reads"),
-            Site("logits", "batch labels" if self.config.labels else "batch seq vocab", "scores"),
+            *self.answer_sites(),
         ]

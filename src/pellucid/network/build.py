@@ -1,5 +1,6 @@
 """From a configuration to a network: shapes only, or with fresh weights."""
 
+from collections.abc import Container
 from functools import cache
 
 import torch
@@ -35,14 +36,17 @@ def build(config: ModelConfig, *, seed: int, device: str = "cpu") -> Network:
 
 
 @torch.no_grad()
-def initialize(network: Network, generator: torch.Generator) -> None:
+def initialize(network: Network, generator: torch.Generator, only: Container[str] | None = None) -> None:
     """Normal weights for the matrices, zeros for what leads out of a block and for an untied head, ones for the gains.
 
     So every block starts as the identity (Zhang et al., 2019: Fixup), and the first loss is that of a uniform guess.
     What the head scales down begins as much larger. An LSTM begins by remembering: the biases of its forget gates are 1
-    (Jozefowicz et al., 2015).
+    (Jozefowicz et al., 2015). `only` are the names of the weights to set; without, all.
     """
+    tied = network.config.tied and not network.config.scores_labels
     for name, weight in network.named_parameters():
+        if only is not None and name not in only:
+            continue
         if name.endswith("inputs_bias"):
             weight.zero_()[weight.shape[0] // 4 : weight.shape[0] // 2] = 1.0
         elif name.endswith("bias"):
@@ -52,7 +56,7 @@ def initialize(network: Network, generator: torch.Generator) -> None:
         elif name.endswith((".output.weight", "mlp.down.weight", "head.weight", "relative.weight")):
             weight.zero_()
         elif isinstance(network.get_submodule(name.rpartition(".")[0]), nn.Embedding):
-            weight.normal_(0.0, 0.02 / network.config.head_scale if network.config.tied else 0.3, generator=generator)
+            weight.normal_(0.0, 0.02 / network.config.head_scale if tied else 0.3, generator=generator)
         else:
             weight.normal_(0.0, 0.5 * weight.shape[1] ** -0.5, generator=generator)
 

@@ -1,6 +1,7 @@
 """A network's dimensions and parts, in one vocabulary for all families."""
 
 import math
+import re
 import sys
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin
@@ -8,9 +9,11 @@ from typing import Any, Literal, get_args, get_origin
 from pellucid.core.errors import ConfigError
 
 Architecture = Literal["decoder", "encoder", "encoder-decoder", "recurrent", "bag-of-words"]
+Problem = Literal["single", "multi", "regression"]
+Pooling = Literal["mean", "first", "last"]
 
 # No published model comes near these; beyond them a file is damaged or hostile, and nothing is allocated for it.
-LARGEST = {"layers": 4096, "decoder_layers": 4096, "context_length": 2**31}
+LARGEST = {"layers": 4096, "decoder_layers": 4096, "context_length": 2**31, "labels": 2**20}
 LARGEST_OTHER = 2**24
 
 
@@ -85,10 +88,15 @@ class ModelConfig:
 
     # around the blocks
     token_types: int = 0  # segments that an embedding tells apart
-    head: Literal["lm", "mlm", "none"] = "lm"  # mlm: dense layer, activation and norm before the scores; none: no scores
+    head: Literal["lm", "mlm", "none", "classify", "tag"] = "lm"  # mlm: dense layer, activation and norm before the scores
     head_scale: float = 1.0  # multiplies what the head reads
-    pooler: bool = False  # tanh of a dense layer over the first position
-    labels: int = 0  # classes to tell apart; 0: the scores are of tokens
+    pooler: bool = False  # a dense layer and its activation over the first position
+    pooler_activation: Literal["tanh", "relu"] = "tanh"
+
+    # a head that scores labels: of whole texts (classify), or of every token (tag)
+    labels: tuple[str, ...] = ()  # their names, in the order of the scores
+    problem: Problem = "single"  # of a text: one of the labels (softmax); any of them (a sigmoid each); numbers
+    pooling: Pooling = "mean"  # of a text: the mean of its positions; the first, through the pooler; the last
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -115,6 +123,32 @@ class ModelConfig:
             raise ConfigError(f"dropout must be at least 0 and below 1, not {self.dropout}")
         if not 0 <= self.norm_eps < 1:
             raise ConfigError(f"norm_eps must be at least 0 and below 1, not {self.norm_eps}")
+        self.check_labels()
+
+    def check_labels(self) -> None:
+        """Refuse a head, labels, a meaning and a pooling that do not go together."""
+        if self.architecture == "encoder-decoder" and self.scores_labels:
+            raise ConfigError(f"an encoder-decoder scores no labels, it writes its answer: use --task seq2seq, not {self.head}")
+        check_names(self.labels)
+        if self.scores_labels != bool(self.labels):
+            what = "needs the names of its labels" if self.scores_labels else "scores no labels, so it can have none"
+            raise ConfigError(f"a network whose head is {self.head} {what}, not {self.labels!r:.80}")
+        if self.causal and self.pooling == "first":
+            raise ConfigError(f"the first position of a {self.architecture} sees one token only: pool mean or last, not first")
+        if self.causal and self.pooler:
+            raise ConfigError(f"only an encoder has a pooler, not a network that is {self.architecture}")
+        if self.head != "classify":
+            if (self.problem, self.pooling) != ("single", "mean"):
+                raise ConfigError(f"only a head that is classify has a problem and a pooling, not {self.head}")
+            return
+        if self.problem == "single" and len(self.labels) < 2:
+            raise ConfigError(
+                f"a text that has one of the labels (single) needs at least 2 to choose from, not {self.labels!r}"
+            )
+        if self.architecture == "bag-of-words" and self.pooling != "mean":
+            raise ConfigError(f"a bag of words has no order, so its pooling must be mean, not {self.pooling}")
+        if self.pooler != (self.pooling == "first"):
+            raise ConfigError(f"a classifier has a pooler where its pooling is first, and only there, not {self.pooling}")
 
     @property
     def causal(self) -> bool:
@@ -124,13 +158,24 @@ class ModelConfig:
     @property
     def generates(self) -> bool:
         """Whether it continues texts."""
-        return self.architecture != "encoder" and self.head == "lm" and not self.labels
+        return self.architecture != "encoder" and self.head == "lm"
+
+    @property
+    def scores_labels(self) -> bool:
+        """Whether the head scores labels, not tokens."""
+        return self.head in ("classify", "tag")
+
+    @property
+    def head_bias(self) -> bool:
+        """Whether the scores have a bias. Those of a causal network at a text's last token have none, as in transformers."""
+        return self.head in ("mlm", "tag") or (self.head == "classify" and not (self.causal and self.pooling == "last"))
 
     def describe(self) -> str:
         """The dimensions in words."""
         depth = f"{self.layers} + {self.decoder_layers}" if self.decoder_layers else str(self.layers)
         heads = f", {self.heads} heads" if self.architecture not in ("recurrent", "bag-of-words") else ""
-        return f"{self.family} {self.architecture} of {depth} layers, {self.d_model} features{heads}"
+        labels = f", {len(self.labels)} labels" if self.labels else ""
+        return f"{self.family} {self.architecture} of {depth} layers, {self.d_model} features{heads}{labels}"
 
     def encoder(self) -> "ModelConfig":
         """The encoder of an encoder-decoder."""
@@ -144,6 +189,21 @@ class ModelConfig:
 def is_number(value: Any) -> bool:
     """Whether a value can be a float: JSON knows numbers that are none, such as NaN, and whole ones too large."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def check_names(labels: object) -> None:
+    """Refuse labels that are no names, each its own."""
+    if not isinstance(labels, tuple):
+        raise ConfigError(f"labels must be a tuple of names, not {labels!r:.80}")
+    if len(labels) > LARGEST["labels"]:
+        raise ConfigError(f"labels must be at most {LARGEST['labels']:,}, not {len(labels):,}")
+    seen = set[str]()
+    for label in labels:
+        if not isinstance(label, str) or not label.strip() or re.search("[\ud800-\udfff]", label):
+            raise ConfigError(f"labels must be names, not {label!r:.80}")
+        if label in seen:
+            raise ConfigError(f"labels must differ from one another, not have twice {label!r:.80}")
+        seen.add(label)
 
 
 def check_types(config: Any) -> None:

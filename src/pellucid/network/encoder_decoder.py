@@ -10,7 +10,7 @@ from pellucid.network.config import ModelConfig
 from pellucid.network.layers import Embedding, Head
 from pellucid.network.masks import Mask
 from pellucid.network.network import Network, Output
-from pellucid.network.taps import Site, Taps, tap
+from pellucid.network.taps import Site, Taps
 from pellucid.network.transformer import Transformer
 
 
@@ -43,8 +43,7 @@ class EncoderDecoder(Network):
         decoder_mask: Mask | None = None,
     ) -> Output:
         """Scores of the token after each of `decoder_ids`, given the text `ids`; `mask` says which of `ids` are there."""
-        hidden = self.encode(ids, mask, taps, decoder_ids=decoder_ids, decoder_mask=decoder_mask)
-        return Output(logits=tap(taps, "logits", self.scores(hidden)), hidden=hidden)
+        return self.answer(self.encode(ids, mask, taps, decoder_ids=decoder_ids, decoder_mask=decoder_mask), None, taps)
 
     def encode(
         self,

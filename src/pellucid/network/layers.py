@@ -15,7 +15,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
+    "tanh": torch.tanh,
 }
+
+
+def dropped(x: Tensor, share: float, training: bool) -> Tensor:
+    """Dropout (Srivastava et al., 2014) while training."""
+    return F.dropout(x, share) if training and share else x
 
 
 class Linear(nn.Linear):
@@ -83,12 +89,23 @@ class MLP(nn.Module):
         return tap(taps, f"{self.site}.out", self.down(neurons))
 
 
+class Pooler(Linear):
+    """A dense layer over the first position's vector, and its activation."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config.d_model, config.d_model, bias=True)
+        self.activation = ACTIVATIONS[config.pooler_activation]
+
+    def forward(self, first: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
+        return self.activation(super().forward(first))
+
+
 class Head(Linear):
     """A score for every token (or label): `prepare(x)` times a matrix."""
 
     def __init__(self, config: ModelConfig) -> None:
         masked = config.head == "mlm"
-        super().__init__(config.d_model, config.labels or config.vocab_size, bias=masked)
+        super().__init__(config.d_model, len(config.labels) or config.vocab_size, bias=config.head_bias)
         self.scale, self.activation = config.head_scale, ACTIVATIONS[config.activation]
         self.dense = Linear(config.d_model, config.d_model, bias=True) if masked else None
         self.norm = norm(config) if masked else None

@@ -15,11 +15,12 @@ class Mask:
     allowed: Bool[Tensor, "#batch #heads #seq keys"] | None = None  # None: all keys, or the earlier ones if `causal`
     causal: bool = False  # shorthand for the triangle, which fused kernels need no matrix for
     bias: Float[Tensor, "#batch heads seq keys"] | None = None  # added to the scores: relative positions
+    present: Bool[Tensor, "batch seq"] | None = None  # which positions are no padding, for pooling; None: all
 
     @staticmethod
-    def for_causal(seq: int, device: torch.device | None = None) -> "Mask":
-        """Each position attends to itself and to all before it."""
-        return Mask(positions=torch.arange(seq, device=device)[None], causal=True)
+    def for_causal(seq: int, device: torch.device | None = None, *, present: Bool[Tensor, "batch seq"] | None = None) -> "Mask":
+        """Each position attends to itself and to all before it, so that padding on the right needs no other mask."""
+        return Mask(positions=torch.arange(seq, device=device)[None], causal=True, present=present)
 
     @staticmethod
     def for_everything(seq: int, device: torch.device | None = None) -> "Mask":
@@ -29,7 +30,14 @@ class Mask:
     @staticmethod
     def for_bidirectional(present: Bool[Tensor, "batch seq"]) -> "Mask":
         """Every position attends to every position that is `present`, that is, not padding."""
-        return Mask(positions=torch.arange(present.shape[1], device=present.device)[None], allowed=present[:, None, None])
+        positions = torch.arange(present.shape[1], device=present.device)[None]
+        return Mask(positions=positions, allowed=present[:, None, None], present=present)
+
+    @staticmethod
+    def for_padded(present: Bool[Tensor, "batch seq"], *, causal: bool) -> "Mask":
+        """Texts of several lengths, padded on the right, for a causal or a bidirectional network."""
+        causally = Mask.for_causal(present.shape[1], present.device, present=present)
+        return causally if causal else Mask.for_bidirectional(present)
 
     @staticmethod
     def for_documents(documents: Int[Tensor, "batch seq"], *, causal: bool = True) -> "Mask":

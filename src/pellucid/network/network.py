@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from pellucid.core.errors import ModelError
 from pellucid.network.config import ModelConfig
-from pellucid.network.layers import Embedding, Head
-from pellucid.network.taps import Site, Taps
+from pellucid.network.layers import Embedding, Head, Pooler, dropped
+from pellucid.network.masks import Mask
+from pellucid.network.pooling import pool
+from pellucid.network.taps import Site, Taps, tap
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,11 @@ class Output:
 
     logits: Float[Tensor, "batch *seq scores"] | None  # None: the network has no head
     hidden: Float[Tensor, "batch seq d_model"]  # what the head reads, after the last norm
-    pooled: Float[Tensor, "batch d_model"] | None = None  # of a network with a pooler
+    pooled: Float[Tensor, "batch d_model"] | None = None  # of a network with a pooler, or with scores of whole texts
 
 
 class Network(nn.Module, ABC):
-    """A language model. `encode` is the forward pass up to the head; `head` scores what it returns."""
+    """A language model. `encode` is the forward pass up to the head; `answer` is what the head makes of it."""
 
     compute_dtype: torch.dtype | None = None  # of activations and matrix products; None: that of the weights
     compiled: bool = False  # whether the blocks are torch.compile's
@@ -32,6 +34,7 @@ class Network(nn.Module, ABC):
     config: ModelConfig
     embedding: Embedding
     head: Head | None
+    pooler: Pooler | None  # there if config.pooler
 
     @abstractmethod
     def encode(self, *inputs: Any, **options: Any) -> Float[Tensor, "batch seq d_model"]:
@@ -40,6 +43,35 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def sites(self) -> list[Site]:
         """Every place where taps can read or edit, in the order of the forward pass."""
+
+    def answer(self, hidden: Float[Tensor, "batch seq d_model"], mask: Mask | None = None, taps: Taps | None = None) -> Output:
+        """The scores of the last hidden states; of whole texts, if the head classifies."""
+        config, pooled, read = self.config, None, hidden
+        pooler = self.pooler if config.pooler else None
+        if config.head == "classify":
+            pooled = pool(hidden, None if mask is None else mask.present, config.pooling)
+            read = pooled = tap(taps, "pooled", pooled if pooler is None else pooler(pooled))
+        if config.scores_labels:
+            read = dropped(read, config.dropout, self.training)
+        logits = None if self.head is None else tap(taps, "logits", self.head(read))
+        if pooler is not None and pooled is None:
+            pooled = tap(taps, "pooled", pooler(hidden[:, 0]))
+        return Output(logits=logits, hidden=hidden, pooled=pooled)
+
+    def answer_sites(self) -> list[Site]:
+        """Where `answer` can be read."""
+        config = self.config
+        dense = f"{config.pooler_activation} of a dense layer over the first position"
+        pooled = [Site("pooled", "batch d_model", dense if config.pooler else f"the text: pooling {config.pooling}")]
+        if config.head == "classify":
+            return [*pooled, Site("logits", "batch labels", "scores of the labels, for the whole text")]
+        shape, scored = {
+            "lm": ("batch seq vocab", "the next token"),
+            "mlm": ("batch seq vocab", "the token there"),
+            "tag": ("batch seq labels", "the labels, for the token there"),
+            "none": ("", ""),
+        }[config.head]
+        return ([Site("logits", shape, f"scores of {scored}")] if scored else []) + (pooled if config.pooler else [])
 
     @property
     def scores(self) -> Head:
@@ -50,7 +82,7 @@ class Network(nn.Module, ABC):
 
     def tie(self) -> None:
         """Make the embedding's weight the head's, where they are one."""
-        if self.config.tied and self.head is not None and not self.config.labels:
+        if self.config.tied and self.head is not None and not self.config.scores_labels:
             self.head.weight = self.embedding.weight
 
     def compute_in(self, dtype: torch.dtype | None, *, recompute: bool = False) -> None:

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 
 from pellucid.core.errors import ConfigError
 from pellucid.network.config import ModelConfig
-from pellucid.network.layers import Embedding, Head
+from pellucid.network.layers import Embedding, Head, dropped
 from pellucid.network.masks import Mask
 from pellucid.network.network import Network, Output
 from pellucid.network.taps import Site, Taps, tap
-from pellucid.network.transformer import dropped
 
 GATES = {  # in the order in which torch stacks them
     "input_gate": "how much of the candidate enters the cell",
@@ -135,9 +134,8 @@ class Recurrent(Network):
         taps: Taps | None = None,
         cache: Sequence[LayerState] | None = None,
     ) -> Output:
-        """Scores of the next token at every position."""
-        hidden = self.encode(ids, mask, taps, cache)
-        return Output(logits=tap(taps, "logits", self.scores(hidden)), hidden=hidden)
+        """Scores of the next token at every position, or of labels."""
+        return self.answer(self.encode(ids, mask, taps, cache), mask, taps)
 
     def encode(
         self,
@@ -168,4 +166,4 @@ class Recurrent(Network):
             found.append(Site(f"blocks.{i}.cell", stream, "the layer's memory after each token"))
             found.append(Site(f"blocks.{i}.after", stream, "what the layer shows of its memory: its hidden state"))
         found.append(Site("hidden", stream, "the last layer's hidden state: what the head reads"))
-        return [*found, Site("logits", "batch seq vocab", "scores of the next token")]
+        return found + self.answer_sites()

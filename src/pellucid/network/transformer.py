@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pellucid.network.attention import Attention, CrossAttention, LayerCache, Memory
 from pellucid.network.config import ModelConfig
-from pellucid.network.layers import MLP, Embedding, Head, Linear, norm
+from pellucid.network.layers import MLP, Embedding, Head, Pooler, dropped, norm
 from pellucid.network.masks import Mask
 from pellucid.network.network import Network, Output
 from pellucid.network.positions import RelativeBias, Rotary, Rotation
@@ -77,7 +76,7 @@ class Transformer(Network):
         self.relative = RelativeBias(config) if config.positions == "relative" else None
         self.blocks = nn.ModuleList(Block(config, f"{site}blocks.{i}") for i in range(config.layers))
         self.norm = norm(config) if config.norm_first else None
-        self.pooler = Linear(config.d_model, config.d_model, bias=True) if config.pooler else None
+        self.pooler = Pooler(config) if config.pooler else None
         self.head = Head(config) if config.head != "none" else None
         self.tie()
 
@@ -89,17 +88,12 @@ class Transformer(Network):
         cache: Sequence[LayerCache] | None = None,
         types: Int[Tensor, "batch seq"] | None = None,
     ) -> Output:
-        """Scores of the next token at every position (an encoder: of the token there).
+        """Scores of the next token at every position (an encoder: of the token there), or of labels.
 
         A decoder's positions see those before them, an encoder's see all, unless `mask` says otherwise. `types` are the
         token types of a network that has them; without, all are 0.
         """
-        hidden = self.encode(ids, mask, taps, cache, types)
-        return Output(
-            logits=None if self.head is None else tap(taps, "logits", self.head(hidden)),
-            hidden=hidden,
-            pooled=None if self.pooler is None else tap(taps, "pooled", self.pooler(hidden[:, 0]).tanh()),
-        )
+        return self.answer(self.encode(ids, mask, taps, cache, types), mask, taps)
 
     def encode(
         self,
@@ -159,12 +153,7 @@ class Transformer(Network):
                 Site(f"{block}.after", stream, "the stream after the block"),
             ]
         found.append(Site(f"{at}hidden", stream, "the last stream, normed: what the head reads"))
-        if self.head is not None:
-            score = "the token there" if self.config.head == "mlm" else "the next token"
-            found.append(Site("logits", "batch seq vocab", f"scores of {score}"))
-        if self.pooler is not None:
-            found.append(Site("pooled", "batch d_model", "tanh of a dense layer over the first position"))
-        return found
+        return found + self.answer_sites()
 
 
 def attention_sites(site: str, kv: str, turned: str, weights: str) -> list[Site]:
@@ -178,8 +167,3 @@ def attention_sites(site: str, kv: str, turned: str, weights: str) -> list[Site]
         Site(f"{site}.mixed", head, "values mixed by each head, before the output projection"),
         Site(f"{site}.out", "batch seq d_model", "what attention adds to the stream"),
     ]
-
-
-def dropped(x: Tensor, share: float, training: bool) -> Tensor:
-    """Dropout (Srivastava et al., 2014) while training."""
-    return F.dropout(x, share) if training and share else x

@@ -29,6 +29,9 @@ def save_network(
     config = network.config
     known = family(config.family, folder)
     special = {"bos_token_id": None, "eos_token_id": end_of_text, "pad_token_id": None} | dict(ids or {})
+    if config.scores_labels and special["pad_token_id"] is None:  # by which transformers finds a text's last token
+        ends = special["eos_token_id"]
+        special["pad_token_id"] = ends[0] if isinstance(ends, list) and ends else ends
     dtype = str(network.embedding.weight.dtype).removeprefix("torch.")
     file = known.config_to_file(config)
     check_expressible(config, file)
@@ -80,9 +83,13 @@ def load_network(folder: Path, *, device: str = "cpu", dtype: torch.dtype | None
 
 
 def with_present_parts(config: ModelConfig, known: Family, file: TensorFile) -> ModelConfig:
-    """The configuration with or without a head and a pooler, as the file has them: `config.json` does not say."""
+    """The configuration with or without a head and a pooler, as the file has them: `config.json` says it of labels only."""
+    if config.head == "classify":
+        return config
     pooler = any("pooler.dense" in name for name in file.shapes)
     config = replace(config, pooler=pooler and config.architecture == "encoder")
+    if config.head == "tag":
+        return config
     bare = known.prefix and not any(name.startswith(known.prefix) for name in file.shapes)
     heads = [stored.name for ours, stored in known.tensors(config).items() if ours.startswith("head.")]
     return replace(config, head="none") if bare and heads and not set(heads) & set(file.shapes) else config
@@ -90,9 +97,8 @@ def with_present_parts(config: ModelConfig, known: Family, file: TensorFile) -> 
 
 def names_in(config: ModelConfig, known: Family, file: TensorFile | None = None) -> dict[str, Stored]:
     """Where each of our tensors lies. A model that has, or had, no head has its names without the family's prefix."""
-    headless = config.head == "none"
-    table = {ours: stored for ours, stored in known.tensors(config).items() if not (headless and ours.startswith("head."))}
-    bare = headless if file is None else not any(name.startswith(known.prefix) for name in file.shapes)
+    table = known.all_tensors(config)
+    bare = config.head == "none" if file is None else not any(name.startswith(known.prefix) for name in file.shapes)
     if known.prefix and bare:
         table = {ours: replace(stored, name=stored.name.removeprefix(known.prefix)) for ours, stored in table.items()}
     return table if file is None else {ours: as_named(stored, file) for ours, stored in table.items()}

@@ -1,21 +1,23 @@
 """A bag of words with one or more layers on top. No family of transformers."""
 
 from pellucid.network.config import ModelConfig
-from pellucid.network.families.family import Family, Stored, stored
-from pellucid.network.families.lstm import FIELDS
+from pellucid.network.families.family import Family, Stored, classes, stored
+from pellucid.network.families.lstm import FIELDS, LABELLED
 
 
 def tensors(config: ModelConfig) -> dict[str, Stored]:
     names = stored({"embedding": "embedding"})
     names |= stored({f"blocks.{i}": f"layers.{i}" for i in range(config.layers - 1)}, kinds=("weight", "bias"))
-    return names if config.tied and not config.labels else names | stored({"head": "head"})
+    return names if config.tied else names | stored({"head": "head"})
 
 
 FAMILY = Family(
     name="bag-of-words",
-    classes=("BagOfWords",),
-    fields=FIELDS | {"labels": "num_labels"},
+    classes=classes("BagOfWords", "lm", ""),
+    fields=FIELDS,
     tensors=tensors,
+    labelled=LABELLED,
+    pooling="mean",
     shape={"architecture": "bag-of-words", "positions": "none", "activation": "relu"},
-    defaults={"tie_word_embeddings": True, "num_labels": 0},
+    defaults={"tie_word_embeddings": True},
 )

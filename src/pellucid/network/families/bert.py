@@ -3,7 +3,7 @@
 from typing import Any
 
 from pellucid.network.config import ModelConfig
-from pellucid.network.families.family import ACTIVATION_NAMES, Family, Stored, activation, stored
+from pellucid.network.families.family import ACTIVATION_NAMES, Family, Stored, activation, classes, stored
 
 BOTH = ("weight", "bias")
 EMBEDDINGS = {
@@ -90,9 +90,11 @@ def scores(config: ModelConfig, head: str) -> dict[str, Stored]:
 
 FAMILY = Family(
     name="bert",
-    classes=("BertForMaskedLM", "BertModel"),
+    classes=classes("Bert", "mlm", "ForMaskedLM"),
     fields=FIELDS,
     tensors=tensors,
+    labelled={"classify": {"head": "classifier"}, "tag": {"head": "classifier"}},
+    pooling="first",
     shape=SHAPE,
     fresh={"activation": "gelu", "norm_eps": 1e-12, "token_types": 2},
     read=read,

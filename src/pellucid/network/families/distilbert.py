@@ -4,7 +4,7 @@ from typing import Any
 
 from pellucid.network.config import ModelConfig
 from pellucid.network.families import bert
-from pellucid.network.families.family import Family, Stored, activation, stored
+from pellucid.network.families.family import Family, Stored, activation, classes, stored
 
 BLOCK = {
     "attn.q": "attention.q_lin",
@@ -44,7 +44,7 @@ def tensors(config: ModelConfig) -> dict[str, Stored]:
 
 FAMILY = Family(
     name="distilbert",
-    classes=("DistilBertForMaskedLM", "DistilBertModel"),
+    classes=classes("DistilBert", "mlm", "ForMaskedLM"),
     fields={
         "vocab_size": "vocab_size",
         "context_length": "max_position_embeddings",
@@ -56,7 +56,12 @@ FAMILY = Family(
         "tied": "tie_word_embeddings",
     },
     tensors=tensors,
-    shape=bert.SHAPE | {"norm_eps": 1e-12},
+    labelled={
+        "classify": {"pooler": "pre_classifier", "head": "classifier"},
+        "tag": {"head": "classifier"},
+    },
+    pooling="first",
+    shape=bert.SHAPE | {"norm_eps": 1e-12, "pooler_activation": "relu"},
     fresh={"activation": "gelu", "norm_eps": 1e-12},
     read=read,
     write=write,

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pellucid.core.errors import ConfigError
-from pellucid.network.config import ModelConfig
+from pellucid.network.config import ModelConfig, Pooling
+from pellucid.network.families.labels import labels_from_file, labels_to_file
 
 Fields = dict[str, Any]
 
@@ -63,9 +64,11 @@ class Family:
     """A mapping of names and fields, both ways. Names on the other side are those of Hugging Face transformers."""
 
     name: str  # `model_type`
-    classes: tuple[str, ...]  # `architectures`: with the head that our network has, and without one
+    classes: Mapping[str, str]  # our head: the class in `architectures`
     fields: Mapping[str, str]  # ours: theirs
-    tensors: Callable[[ModelConfig], dict[str, Stored]]  # ours: theirs
+    tensors: Callable[[ModelConfig], dict[str, Stored]]  # ours: theirs, with the head for tokens
+    labelled: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # classify, tag: what is where in such a network
+    pooling: Pooling = "last"  # of transformers' class for classifying
     shape: Fields  # our fields that are the same for all members
     fresh: Fields = field(default_factory=dict)  # our fields in new networks, where members differ
     grouped: bool = False  # whether there may be fewer key/value heads than heads
@@ -96,8 +99,45 @@ class Family:
     def config_to_file(self, config: ModelConfig) -> Fields:
         """The fields of `config.json` that describe the network."""
         fields = {theirs: getattr(config, ours) for ours, theirs in self.fields.items()}
-        chosen = self.classes[0 if config.head != "none" else 1]
-        return {"model_type": self.name, "architectures": [chosen]} | self.fixed | fields | self.write(config)
+        if config.head not in self.classes:
+            raise ConfigError(f"no {self.name} model has a head that is {config.head}; known are {', '.join(self.classes)}")
+        labels = labels_to_file(config, self.pooling) if config.scores_labels else {}
+        return (
+            {"model_type": self.name, "architectures": [self.classes[config.head]]}
+            | self.fixed
+            | fields
+            | self.write(config)
+            | labels
+        )
+
+    def all_tensors(self, config: ModelConfig) -> dict[str, Stored]:
+        """Where each tensor of the network lies, whatever its head.
+
+        What scores a text from a pooling that transformers' class does not have goes by another name than its, so that it says
+        that its own is missing, instead of answering wrongly.
+        """
+        if config.head in ("lm", "mlm"):
+            return self.tensors(config)
+        names = {ours: stored for ours, stored in self.tensors(config).items() if not ours.startswith("head.")}
+        if not config.scores_labels:
+            return names
+        modules = dict(self.labelled[config.head])
+        if config.head == "classify" and config.pooling != self.pooling:
+            modules = {"head": f"{config.pooling}_classifier"}
+        kinds = ("weight", "bias") if config.head_bias else ("weight",)
+        return names | stored(modules, kinds=kinds)
+
+    def head_in(self, file: Fields) -> str | None:
+        """Which head for labels the class has that `architectures` names; None: none."""
+        classes = file.get("architectures")
+        classes = [name for name in classes if isinstance(name, str)] if isinstance(classes, list) else []
+        for name in classes:
+            if name in self.classes.values():
+                return next((head for head in ("classify", "tag") if self.classes.get(head) == name), None)
+            if name.endswith(("ForSequenceClassification", "ForTokenClassification")):
+                known = ", ".join(self.classes.values())
+                raise ConfigError(f"architectures = {name!r:.80} is not supported for {self.name}; known are {known}")
+        return None
 
     def config_from_file(self, file: Fields) -> Fields:
         """Our fields from the parsed `config.json`. Raises `ConfigError` for what it lacks and what the network cannot do."""
@@ -121,4 +161,16 @@ class Family:
             )
         given = self.defaults | {name: value for name, value in file.items() if value is not None}
         found = {ours: given[theirs] for ours, theirs in self.fields.items() if given.get(theirs) is not None}
-        return {"family": self.name} | self.shape | found | self.read(file)
+        head = self.head_in(file)
+        labels = {} if head is None else labels_from_file(file, head, self.pooling)
+        return {"family": self.name} | self.shape | found | self.read(file) | labels
+
+
+def classes(stem: str, head: str, scored: str) -> dict[str, str]:
+    """The classes of a family in transformers: without a head, with the one for tokens, and with those for labels."""
+    return {
+        "none": f"{stem}Model",
+        head: f"{stem}{scored}",
+        "classify": f"{stem}ForSequenceClassification",
+        "tag": f"{stem}ForTokenClassification",
+    }

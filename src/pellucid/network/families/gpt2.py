@@ -3,7 +3,7 @@
 from typing import Any
 
 from pellucid.network.config import ModelConfig
-from pellucid.network.families.family import ACTIVATION_NAMES, Family, Stored, activation, stored
+from pellucid.network.families.family import ACTIVATION_NAMES, Family, Stored, activation, classes, stored
 
 BOTH = ("weight", "bias")
 FUSED = "attn.c_attn"  # queries, keys and values in one
@@ -44,7 +44,7 @@ def tensors(config: ModelConfig) -> dict[str, Stored]:
 
 FAMILY = Family(
     name="gpt2",
-    classes=("GPT2LMHeadModel", "GPT2Model"),
+    classes=classes("GPT2", "lm", "LMHeadModel"),
     fields={
         "vocab_size": "vocab_size",
         "context_length": "n_positions",
@@ -56,6 +56,7 @@ FAMILY = Family(
         "dropout": "resid_pdrop",
     },
     tensors=tensors,
+    labelled={"classify": {"head": "score"}, "tag": {"head": "classifier"}},
     shape={
         "positions": "learned",
         "norm": "layer",

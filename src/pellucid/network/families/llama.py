@@ -4,7 +4,7 @@ from typing import Any
 
 from pellucid.core.errors import ConfigError
 from pellucid.network.config import ModelConfig, RopeScaling, is_number
-from pellucid.network.families.family import Family, Stored, refusal, stored
+from pellucid.network.families.family import Family, Stored, classes, refusal, stored
 
 FIELDS = {
     "vocab_size": "vocab_size",
@@ -128,9 +128,10 @@ def biased(file: dict[str, Any]) -> dict[str, Any]:
 
 FAMILY = Family(
     name="llama",
-    classes=("LlamaForCausalLM", "LlamaModel"),
+    classes=classes("Llama", "lm", "ForCausalLM"),
     fields=FIELDS | {"mlp_bias": "mlp_bias"},
     tensors=tensors,
+    labelled={"classify": {"head": "score"}, "tag": {"head": "score"}},
     shape={},
     grouped=True,
     read=biased,

@@ -1,7 +1,7 @@
 """A language model of LSTM layers. No family of transformers: the names of its tensors are those of `torch.nn.LSTM`."""
 
 from pellucid.network.config import ModelConfig
-from pellucid.network.families.family import Family, Stored, stored
+from pellucid.network.families.family import Family, Stored, classes, stored
 
 BLOCK = {"inputs": "weight_ih", "recurrent": "weight_hh", "inputs_bias": "bias_ih", "recurrent_bias": "bias_hh"}
 
@@ -13,6 +13,7 @@ def tensors(config: ModelConfig) -> dict[str, Stored]:
     return names if config.tied else names | stored({"head": "head"})
 
 
+LABELLED = {"classify": {"head": "classifier"}, "tag": {"head": "classifier"}}
 FIELDS = {
     "vocab_size": "vocab_size",
     "context_length": "context_length",
@@ -23,9 +24,11 @@ FIELDS = {
 
 FAMILY = Family(
     name="lstm",
-    classes=("LSTMForCausalLM",),
+    classes=classes("LSTM", "lm", "ForCausalLM"),
     fields=FIELDS | {"dropout": "dropout"},
     tensors=tensors,
+    labelled=LABELLED,
+    pooling="mean",
     shape={"architecture": "recurrent", "positions": "none"},
     defaults={"tie_word_embeddings": True, "dropout": 0.0},
 )

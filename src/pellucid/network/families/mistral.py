@@ -5,7 +5,7 @@ from typing import Any
 
 from pellucid.core.errors import ConfigError
 from pellucid.network.families import llama
-from pellucid.network.families.family import refusal
+from pellucid.network.families.family import classes, refusal
 
 
 def read(file: dict[str, Any]) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def read(file: dict[str, Any]) -> dict[str, Any]:
 FAMILY = replace(
     llama.FAMILY,
     name="mistral",
-    classes=("MistralForCausalLM", "MistralModel"),
+    classes=classes("Mistral", "lm", "ForCausalLM"),
     fields=llama.FIELDS,
     read=read,
     write=lambda config: llama.write(config) | {"sliding_window": None},

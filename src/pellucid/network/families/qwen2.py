@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 from pellucid.network.families import llama
+from pellucid.network.families.family import classes
 
 FAMILY = replace(
     llama.FAMILY,
     name="qwen2",
-    classes=("Qwen2ForCausalLM", "Qwen2Model"),
+    classes=classes("Qwen2", "lm", "ForCausalLM"),
     fields=llama.FIELDS,
     shape={"attention_bias": True},
     read=llama.read,

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 from pellucid.network.families import llama
+from pellucid.network.families.family import classes
 
 FAMILY = replace(
     llama.FAMILY,
     name="qwen3",
-    classes=("Qwen3ForCausalLM", "Qwen3Model"),
+    classes=classes("Qwen3", "lm", "ForCausalLM"),
     fields=llama.FIELDS,
     shape={"qk_norm": True},
     fixed={"hidden_act": "silu", "use_sliding_window": False},

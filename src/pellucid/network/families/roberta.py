@@ -5,7 +5,7 @@ from typing import Any
 
 from pellucid.network.config import ModelConfig
 from pellucid.network.families import bert
-from pellucid.network.families.family import Stored, stored
+from pellucid.network.families.family import Stored, classes, stored
 
 
 def read(file: dict[str, Any]) -> dict[str, Any]:
@@ -31,8 +31,12 @@ def tensors(config: ModelConfig) -> dict[str, Stored]:
 FAMILY = replace(
     bert.FAMILY,
     name="roberta",
-    classes=("RobertaForMaskedLM", "RobertaModel"),
+    classes=classes("Roberta", "mlm", "ForMaskedLM"),
     tensors=tensors,
+    labelled={
+        "classify": {"pooler": "classifier.dense", "head": "classifier.out_proj"},
+        "tag": {"head": "classifier"},
+    },
     shape=bert.SHAPE | {"position_offset": 2},
     fresh=bert.FAMILY.fresh | {"token_types": 1},
     read=read,

@@ -59,7 +59,7 @@ def tensors(config: ModelConfig) -> dict[str, Stored]:
 
 FAMILY = Family(
     name="t5",
-    classes=("T5ForConditionalGeneration",),
+    classes={"lm": "T5ForConditionalGeneration"},
     fields={
         "vocab_size": "vocab_size",
         "context_length": "n_positions",
