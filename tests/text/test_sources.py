@@ -7,7 +7,9 @@ import pytest
 
 from pellucid.core.errors import CorpusError
 from pellucid.text.corpus import Corpus
-from pellucid.text.sources import ENDINGS, find
+from pellucid.text.sources import FORMATS, endings, find
+
+ENDINGS = endings(FORMATS)
 
 
 def put(path: Path, text: str = "some text") -> Path:

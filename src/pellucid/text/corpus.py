@@ -16,7 +16,7 @@ from pellucid.core.errors import CorpusError
 from pellucid.core.files import disk_errors, hash_file
 from pellucid.text.decoding import Decoding, read_text
 from pellucid.text.delimited import Delimited
-from pellucid.text.fields import choose_field, text_of
+from pellucid.text.fields import choose_field, text_of, whole
 from pellucid.text.hub import PREFIX, HubDataset
 from pellucid.text.sections import SECTION, sections
 from pellucid.text.sources import SourceFile, find, spool_standard_input
@@ -201,24 +201,11 @@ class Corpus:
                 continue
             assert self.text_field is not None
             for number, row in source.column(self.text_field):
-                yield (self._whole(text_of(source, number, row, self.text_field), source.place(number)),)
-
-    def _whole(self, text: str, place: str) -> str:
-        """JSON can spell half a character (a lone surrogate), which no encoding can hold."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            if self.decoding.on_bad_bytes == "error":
-                code = ord(text[error.start])
-                raise CorpusError(
-                    f"{place}: character {error.start} is half a character (U+{code:04X}); "
-                    "correct it, or pass --on-bad-bytes replace"
-                ) from None
-            return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return text
+                place = source.place(number)
+                yield (whole(text_of(source, number, row, self.text_field), place, self.decoding.on_bad_bytes),)
 
     def _clean(self, text: str, place: str) -> str:
-        text = self._whole(text, place)
+        text = whole(text, place, self.decoding.on_bad_bytes)
         return LINE_BREAK.sub("\n", text) if self.html_breaks else text
 
     def _options(self) -> dict[str, Any]:

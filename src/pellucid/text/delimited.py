@@ -18,22 +18,26 @@ Record = tuple[int, list[str]]
 
 
 class Delimited(Table):
-    """Rows of values; the first row names the fields, and a quoted field may hold line breaks (RFC 4180)."""
+    """Rows of values; the first row names the fields, and a quoted field may hold line breaks (RFC 4180).
 
-    def __init__(self, file: SourceFile, decoding: Decoding) -> None:
-        self.file, self.decoding, self.name, self.named = file, decoding, file.name, file.named
+    `names` names the fields of a file whose first row does not.
+    """
+
+    def __init__(self, file: SourceFile, decoding: Decoding, names: Sequence[str] = ()) -> None:
+        self.file, self.decoding, self.name, self.named, self.names = file, decoding, file.name, file.named, list(names)
 
     def rows(self) -> Iterator[Row]:
         """Raises `CorpusError` with the line for a row that has more or fewer fields than the first."""
         records = self._records()
-        number, header = next(records, (1, []))
+        number, header = (0, self.names) if self.names else next(records, (1, []))
         if len(set(header)) < len(header):
             twice = next(name for name in header if header.count(name) > 1)
             raise CorpusError(f"{self.place(number)}: two fields are named {twice!r}; rename one")
         for number, record in records:
             if len(record) != len(header):
+                namer = f"{len(header)} are named" if self.names else f"the first line names {len(header)}"
                 raise CorpusError(
-                    f"{self.place(number)}: a row of {len(record)} fields, where the first line names {len(header)}; correct "
+                    f"{self.place(number)}: a row of {len(record)} fields, where {namer}; correct "
                     "it (a text that holds a separator or a line break needs quotation marks around it)"
                 )
             yield number, dict(zip(header, record, strict=True))

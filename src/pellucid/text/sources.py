@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from pellucid.core.files import disk_errors
 
 FORMATS = {".txt": "text", ".md": "text", ".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
 COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
-ENDINGS = f"{' '.join(FORMATS)}, each also with {' or '.join(COMPRESSIONS)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +39,28 @@ class Found:
     skipped: int
 
 
-def find(sources: Sequence[str | Path]) -> Found:
+def find(sources: Sequence[str | Path], formats: Mapping[str, str] = FORMATS) -> Found:
     """All files of some paths, folders and patterns: each once, in the order of their paths, whatever order the sources have.
 
+    `formats` says which endings are read, and as what; a file that is named may have any other, and is text.
     Raises `CorpusError` for a path that is missing, a pattern that matches nothing and a folder without readable files.
     """
     files: dict[Path, SourceFile] = {}
     skipped: set[Path] = set()
     for source in sources:
-        for path, named in _expand(source):
+        for path, named in _expand(source, formats):
             ending, compression = _ending(path)
-            if ending in FORMATS or named:
-                format = FORMATS.get(ending, "text")
+            if ending in formats or named:
+                format = formats.get(ending, "text")
                 files.setdefault(path.resolve(), SourceFile(path, str(path), format, compression, named))
             else:
                 skipped.add(path.resolve())
     return Found([files[path] for path in sorted(files)], len(skipped - files.keys()))
+
+
+def endings(formats: Mapping[str, str]) -> str:
+    """The endings of files that are read, for messages."""
+    return f"{' '.join(formats)}, each also with {' or '.join(COMPRESSIONS)}"
 
 
 def spool_standard_input(*, format: str) -> SourceFile:
@@ -73,10 +78,10 @@ def _ending(path: Path) -> tuple[str, str]:
     return (path.with_suffix("") if compression else path).suffix.lower(), compression
 
 
-def _expand(source: str | Path) -> Iterator[tuple[Path, bool]]:
+def _expand(source: str | Path, formats: Mapping[str, str]) -> Iterator[tuple[Path, bool]]:
     path = Path(source).expanduser()
     if path.is_dir():
-        yield from ((file, False) for file in _walk(path))
+        yield from ((file, False) for file in _walk(path, formats))
     elif path.exists():
         yield path, True
     elif glob.has_magic(str(path)):
@@ -89,7 +94,7 @@ def _expand(source: str | Path) -> Iterator[tuple[Path, bool]]:
         raise CorpusError(f"{_short(source)} does not exist; check the path (texts in memory are read by Corpus.of)")
 
 
-def _walk(folder: Path) -> list[Path]:
+def _walk(folder: Path, formats: Mapping[str, str]) -> list[Path]:
     """The files of a folder and of the folders in it, without the hidden ones."""
 
     def stop(error: OSError) -> None:
@@ -100,10 +105,10 @@ def _walk(folder: Path) -> list[Path]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files += [Path(parent, name) for name in sorted(names) if not name.startswith(".")]
     if not files:
-        raise CorpusError(f"{folder} is an empty folder; put text in it ({ENDINGS}), or name another")
-    if not any(_ending(file)[0] in FORMATS for file in files):
+        raise CorpusError(f"{folder} is an empty folder; put text in it ({endings(formats)}), or name another")
+    if not any(_ending(file)[0] in formats for file in files):
         raise CorpusError(
-            f"{folder} holds no file that ends in {ENDINGS}; name the files themselves to read them as text, "
+            f"{folder} holds no file that ends in {endings(formats)}; name the files themselves to read them as text, "
             f"for example {files[0]}"
         )
     return files
