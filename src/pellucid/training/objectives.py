@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from pellucid.network.layers import Head
 from pellucid.network.masks import Mask
 from pellucid.network.network import Network
 from pellucid.network.recurrent import LayerState
@@ -59,9 +60,11 @@ def mask_of(network: Network, batch: Batch) -> Mask | None:
     if batch.documents is not None:
         documents = torch.from_numpy(batch.documents).to(network.device)
         return Mask.for_documents(documents, causal=network.config.causal)
-    if batch.present is not None and network.config.architecture != "decoder":
-        return Mask.for_bidirectional(torch.from_numpy(batch.present).to(network.device))
-    return None
+    if batch.present is None:
+        return None
+    config = network.config
+    one_way = config.architecture in ("decoder", "recurrent") or (config.architecture == "bag-of-words" and config.head == "lm")
+    return Mask.for_padded(torch.from_numpy(batch.present).to(network.device), causal=one_way)
 
 
 def cross_entropy(
@@ -83,6 +86,21 @@ def cross_entropy(
         for start in range(0, len(hidden), rows)
     ]
     return torch.stack(losses).sum()
+
+
+def token_losses(
+    hidden: Float[Tensor, "tokens d_model"], head: Head, targets: Int[Tensor, " tokens"]
+) -> Float[Tensor, " tokens"]:
+    """Cross-entropy in nats of each token, in memory bounded as above."""
+
+    def piece(hidden: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(head(hidden).float(), targets, reduction="none")
+
+    rows = max(1, LOGITS // head.weight.shape[0])
+    if len(hidden) <= rows:
+        return piece(hidden, targets)
+    parts = zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
+    return torch.cat([checkpoint(piece, *part, use_reentrant=False) for part in parts])
 
 
 def summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None) -> Tensor:
