@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from pydantic import ValidationError
 
 import pellucid
+from pellucid.cli_adapter import adapter
 from pellucid.cli_shared import STDIN, USUAL, ReadingOptions, dashes, show_json, show_table
 from pellucid.cli_tokenizer import tokenizer
 from pellucid.core.errors import ConfigError, PellucidError
@@ -29,6 +30,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(tokenizer)
+app.command(adapter)
 
 Fields = Annotated[
     Recipe, Parameter(name="*", group=Group("Recipe", help="Any field of a recipe, by its dotted name.", sort_key=9))

@@ -12,9 +12,11 @@ from pellucid.core.errors import ConfigError, ModelError
 from pellucid.core.files import atomic_folder, verify_file, write_json
 from pellucid.core.gguf import StoredType, write_gguf
 from pellucid.evaluation.embed import copy_pooling
-from pellucid.loading import GENERATION_CONFIG, ModelFiles, find_model, open_files, special_ids
+from pellucid.loading import GENERATION_CONFIG, ModelFiles, find_model, open_adapter, open_files, special_ids
+from pellucid.network.adapters import merge, merged
 from pellucid.network.gguf import Written, gguf_metadata
 from pellucid.network.network import Network
+from pellucid.network.peft import is_adapter
 from pellucid.network.weights import CONFIG, save_network
 from pellucid.text.formats import KEY, UNUSED, to_gguf
 from pellucid.text.tokenizer import Tokenizer
@@ -69,9 +71,36 @@ def write_folder(files: ModelFiles, path: Path, dtype: StoredType | None) -> Non
     write_model(path, network, tokenizer, ids=special_ids(files.path, tokenizer), source=files.path)
 
 
+def merge_adapter(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    base: str | None = None,
+    dtype: StoredType | None = None,
+    force: bool = False,
+) -> Path:
+    """Write the adapter `source` and its base as one Hugging Face folder, which needs neither of them. Returns its path.
+
+    `base` is where the base is, if not where the adapter says. The matrices are added in fp32; without `dtype` (f32, bf16,
+    f16) they then have the base's type.
+    """
+    if dtype not in (None, *PLAIN):
+        raise ConfigError(f"dtype must be one of {', '.join(PLAIN)}, not {dtype!r}")
+    path = Path(destination)
+    check_free(path, "hf", force=force)
+    if not is_adapter(folder := find_model(source)):
+        raise ModelError(
+            f"{folder} is not an adapter: it has no adapter_config.json; name a folder that `finetune` or peft wrote"
+        )
+    opened = open_adapter(folder, base=base, dtype=torch.float32 if dtype else None)
+    network = merge(opened.network).to(PLAIN[dtype] if dtype else None)
+    write_model(path, network, opened.tokenizer, ids=special_ids(opened.path, opened.tokenizer), source=opened.path)
+    return path
+
+
 def write_model(path: Path, network: Network, tokenizer: Tokenizer, *, ids: Mapping[str, Any], source: Path | None) -> None:
-    """Write a Hugging Face folder: network, tokenizer, ids of special tokens, and how `source` makes vectors of texts."""
-    with atomic_folder(path) as temporary:
+    """Write a Hugging Face folder: network (adapters merged), tokenizer, ids of special tokens, and `source`'s pooling."""
+    with atomic_folder(path) as temporary, merged(network):
         save_network(network, temporary, ids=ids)
         tokenizer.save(temporary, context_length=network.config.context_length)
         if network.config.generates:

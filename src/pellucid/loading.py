@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +19,7 @@ from pellucid.network.config import ModelConfig
 from pellucid.network.families import Family, Stored, family
 from pellucid.network.hub import fetch_model, looks_like_hub_id
 from pellucid.network.network import Network
+from pellucid.network.peft import Adapter, is_adapter, load_adapter, read_adapter
 from pellucid.network.sources import Safetensors, TensorFile, is_pickle, pickle_refusal
 from pellucid.network.weights import CONFIG, assemble, checked_outline, names_in, read_config, read_tensors, with_present_parts
 from pellucid.text.formats import from_gguf, from_llama2c
@@ -29,6 +30,7 @@ Dtype = Literal["fp32", "bf16", "f16"]
 
 DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 GENERATION_CONFIG = "generation_config.json"
+OWN_TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt")  # of which an adapter's folder may have one
 FORMS = "a run folder, a model folder, a .gguf file, a llama2.c .bin file, or a model's name on the hub"
 
 
@@ -86,9 +88,38 @@ def open_model(source: str | Path, *, device: str = "cpu", dtype: Dtype | None =
         raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
         raise ConfigError(f"device {device!r} is none that torch {torch.__version__} sees here; use cpu, or cuda with a GPU")
-    files = open_files(find_model(source, revision=revision))
+    path = find_model(source, revision=revision)
+    if is_adapter(path):
+        opened = open_adapter(path)
+        return opened._replace(network=opened.network.to(device=device, dtype=DTYPES[dtype] if dtype else None))
+    files = open_files(path)
     tokenizer = files.fitting_tokenizer()
     return Opened(files.network(device=device, dtype=DTYPES[dtype] if dtype else None), tokenizer, files.path)
+
+
+def open_adapter(folder: Path, *, base: str | None = None, dtype: torch.dtype | None = None) -> Opened:
+    """An adapter on the model that it names, or on `base`: not merged, frozen, with the base's tokenizer if it has none."""
+    adapter = read_adapter(folder)
+    files = open_files(find_base(adapter) if base is None else find_model(base))
+    verify_file(adapter.path)
+    if any((folder / name).exists() for name in OWN_TOKENIZER):
+        files = replace(files, tokenizer=lambda: Tokenizer.load(folder))
+    tokenizer = files.fitting_tokenizer()
+    network = load_adapter(files.network(dtype=dtype), adapter, base=base or adapter.base)
+    return Opened(network, tokenizer, folder if (folder / GENERATION_CONFIG).exists() else files.path)
+
+
+def find_base(adapter: Adapter) -> Path:
+    """The model that an adapter names: a path from the working directory or from its folder, or else a name on the hub."""
+    places = (Path(adapter.base), adapter.folder / adapter.base)
+    try:
+        found = next((place for place in places if place.exists()), None)
+        return find_model(adapter.base, revision=adapter.revision) if found is None else find_model(found)
+    except ModelError as error:
+        raise ModelError(
+            f"{adapter.folder} is an adapter for {adapter.base}, which cannot be opened ({error}); "
+            "put that model there, or name it with: pellucid adapter merge --base"
+        ) from None
 
 
 def find_model(source: str | Path, *, revision: str | None = None) -> Path:
@@ -116,7 +147,9 @@ def find_model(source: str | Path, *, revision: str | None = None) -> Path:
 
 
 def open_files(path: Path) -> ModelFiles:
-    """Read the headers of the model at `path`."""
+    """Read the headers of the model at `path`. An adapter is none: without its base it answers nothing."""
+    if is_adapter(path):
+        raise ModelError(f"{path} is an adapter; make a model of it first, with: pellucid adapter merge {path} --out FOLDER")
     if path.is_dir():
         return _open_folder(path)
     if is_pickle(path):

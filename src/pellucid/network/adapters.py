@@ -74,8 +74,8 @@ def attach(network: Network, lora: LoRA, *, seed: int) -> Network:
         raise ConfigError("the network has an adapter already; merge it first, with: pellucid adapter merge")
     found = targeted(network, lora.targets)
     network.requires_grad_(False)
-    if network.config.labels and network.head is not None:
-        network.head.requires_grad_(True)
+    for part in label_head(network).values():
+        part.requires_grad_(True)
     generator = torch.Generator().manual_seed(seed)
     for name, plain in found.items():
         layer = LowRank(plain, lora.rank, lora.alpha / lora.rank, lora.dropout)
@@ -159,6 +159,12 @@ def adapter_state(network: Network) -> dict[str, Tensor]:
     found = {
         f"{name}.{part}": getattr(layer, part) for name, layer in adapted(network).items() for part in ("lora_a", "lora_b")
     }
-    if network.config.labels and network.head is not None:
-        found |= {f"head.{name}": weight for name, weight in network.head.named_parameters()}
+    for name, part in label_head(network).items():
+        found |= {f"{name}.{of}": weight for of, weight in part.named_parameters()}
     return found
+
+
+def label_head(network: Network) -> dict[str, nn.Module]:
+    """The parts that score labels, by name: they are trained whole, and are none in a network that scores tokens."""
+    parts = {name: getattr(network, name, None) for name in ("pooler", "head")} if network.config.labels else {}
+    return {name: part for name, part in parts.items() if isinstance(part, nn.Module)}
