@@ -198,31 +198,41 @@ def conversation_examples(
 
 def taught(rows: Sequence[Sequence[tuple[Ids, Flags]]], places: Sequence[str], longest: int | None, long: Long) -> Taught:
     """Tokens [seq] and which of them to learn [seq], as examples of the next token; what is in one row stays together."""
-    if long not in get_args(Long):
-        raise ConfigError(f"--long is {long!r}; it must be one of {', '.join(get_args(Long))}")
+    check_long(long)
     if longest is not None and longest < 1:
         raise ConfigError(f"the longest conversation has {longest} tokens; it must be at least 1")
     lengths = [max(len(ids) - 1 for ids, _ in row) for row in rows]
-    over = [] if longest is None else [at for at, length in enumerate(lengths) if length > longest]
-    if over and long == "error":
-        most = max(over, key=lambda at: lengths[at])
-        have = "1 conversation has" if len(over) == 1 else f"{len(over):,} conversations have"
-        raise CorpusError(
-            f"{have} more than the {longest} tokens that the model takes, of {len(rows):,} (the longest, {places[most]}, has "
-            f"{lengths[most]:,}); pass --long cut to leave out what is beyond, or --long drop to leave out such conversations"
-        )
-    dropped = set(over) if long == "drop" else set()
-    kept = [at for at in range(len(rows)) if at not in dropped]
-    if not kept:
-        raise CorpusError(f"every conversation has more than the {longest} tokens that the model takes; give shorter ones")
+    fits = [longest is None or length <= longest for length in lengths]
+    kept = kept_rows(fits, lengths, places, longest, long)
     examples = [_example(ids, learn, longest, places[at]) for at in kept for ids, learn in rows[at]]
     return Taught(
         examples,
-        long=len(over),
+        long=fits.count(False),
         longest=max(lengths),
         tokens=sum(len(example.ids) for example in examples),
         learned=sum(int((np.asarray(example.target) != IGNORED).sum()) for example in examples),
     )
+
+
+def kept_rows(fits: Sequence[bool], lengths: Sequence[int], places: Sequence[str], longest: object, long: Long) -> list[int]:
+    """The rows that are used: all, or with "drop" those that fit. Raises `CorpusError` for what does not fit."""
+    over = [at for at, fit in enumerate(fits) if not fit]
+    if over and long == "error":
+        most = max(over, key=lambda at: lengths[at])
+        have = "1 row has" if len(over) == 1 else f"{len(over):,} rows have"
+        raise CorpusError(
+            f"{have} more than the {longest} tokens that the model takes, of {len(fits):,} (the longest, {places[most]}, has "
+            f"{lengths[most]:,}); pass --long cut to leave out what is beyond, or --long drop to leave out such rows"
+        )
+    if over and long == "drop" and not any(fits):
+        raise CorpusError(f"every row has more than the {longest} tokens that the model takes; give shorter ones")
+    return [at for at, fit in enumerate(fits) if fit or long == "cut"]
+
+
+def check_long(long: str) -> None:
+    """Raise `ConfigError` for anything but "error", "cut" and "drop"."""
+    if long not in get_args(Long):
+        raise ConfigError(f"--long is {long!r}; it must be one of {', '.join(get_args(Long))}")
 
 
 def _example(ids: Ids, learn: Flags, longest: int | None, place: str) -> Example:
