@@ -206,7 +206,7 @@ def _turn(template: ChatTemplate, messages: Sequence[Message], at: int, text: st
     if start is None or end is None or start >= end:
         raise TokenizerError(
             f"{place}: what the assistant says in message {at + 1} cannot be told from the rest of the rendering; put it "
-            " between {% generation %} and {% endgeneration %} in the template"
+            "between {% generation %} and {% endgeneration %} in the template"
         )
     said = text[start:end]
     found = said.rfind(messages[at]["content"].strip())

@@ -61,9 +61,10 @@ class Template:
             tree = Watching().visit(self._environment.parse(source))
             self._template = self._environment.from_string(tree)
         except (TemplateSyntaxError, RecursionError, SyntaxError, ValueError) as error:
+            reason = "it is nested too deep" if isinstance(error, RecursionError) else _sentence(error)
             line = f"line {error.lineno}: " if isinstance(error, TemplateSyntaxError) else ""
             raise TokenizerError(
-                f"the chat template is not valid Jinja ({line}{_sentence(error)}); correct it, or remove it to use ChatML"
+                f"the chat template is not valid Jinja ({line}{reason}); correct it, or remove it to use ChatML"
             ) from None
 
     def render(self, variables: Mapping[str, Any], *, marks: tuple[str, str] | None = None, place: str) -> str:
@@ -115,7 +116,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         """Count one iteration or call."""
         self.steps += 1
         _bound(self.steps, STEPS, f"loops: it takes more than {STEPS:,} steps")
-        _bound(time.monotonic(), self.deadline, f"takes more than {SECONDS:.0f} seconds")
+        _bound(time.monotonic(), self.deadline, f"takes more than {SECONDS:g} seconds")
         return value
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
