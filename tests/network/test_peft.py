@@ -9,14 +9,16 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from test_adapters import CONFIGS, SIZES
 from test_parity import SEED, below, proof
 from tiny import randomised
 
-from pellucid.network.adapters import LoRA, attach
+from pellucid.core.errors import ConfigError, ModelError
+from pellucid.network.adapters import LoRA, adapted, attach
 from pellucid.network.families import FAMILIES
 from pellucid.network.labels import with_labels
-from pellucid.network.peft import ADAPTER, WEIGHTS, load_adapter, read_adapter, save_adapter
+from pellucid.network.peft import ADAPTER, PICKLE, WEIGHTS, load_adapter, read_adapter, save_adapter
 from pellucid.network.weights import load_network, save_network
 
 IDS = torch.tensor([[3, 11, 4, 21, 5, 9, 2, 6], [12, 7, 31, 8, 22, 8, 33, 8]])
@@ -219,3 +221,250 @@ class TestLabels:
             network = opened(tmp_path, tmp_path / "lm")
             assert network.config.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
             below(said_here(network), said_by(model), 1e-4)
+
+
+# ---- what is damaged, or asks for what is not computed here
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A base and an adapter that peft made on it; nobody may change them."""
+    folder = tmp_path_factory.mktemp("made")
+    model = their_base("qwen3", folder / "base")
+    their_adapter(model, folder / "adapter", target_modules=["q_proj", "down_proj"], r=3, task_type="CAUSAL_LM")
+    return folder
+
+
+@pytest.fixture
+def refused(made, tmp_path):
+    """The sentence with which a changed copy of the adapter is refused, without the names of its files."""
+
+    def call(settings=None, tensors=None, base=None):
+        folder = tmp_path / "adapter"
+        if not folder.exists():
+            shutil.copytree(made / "adapter", folder)
+        if settings is not None:
+            said = json.loads((folder / ADAPTER).read_text()) | settings
+            (folder / ADAPTER).write_text(json.dumps({name: value for name, value in said.items() if value != "absent"}))
+        if tensors is not None:
+            found = load_file(folder / WEIGHTS)
+            tensors(found)
+            save_file(found, folder / WEIGHTS)
+        with pytest.raises(ModelError) as caught:
+            opened(folder, base or made / "base")
+        message = str(caught.value)
+        assert "\n" not in message
+        return message.replace(str(folder), "ADAPTER").replace(str(base or made / "base"), "BASE")
+
+    return call
+
+
+FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"peft_type": "IA3"}, "peft_type = 'IA3' is not supported; adapters of type LORA are"),
+        ({"peft_type": "absent"}, "peft_type = None is not supported; adapters of type LORA are"),
+        (
+            {"base_model_name_or_path": None},
+            "base_model_name_or_path = None names no model; write there the one that the adapter was trained on",
+        ),
+        ({"use_dora": True}, "use_dora = True is not supported, and leaving it out would change the model's answers"),
+        ({"use_rslora": True}, "use_rslora = True is not supported, and leaving it out would change the model's answers"),
+        ({"lora_bias": True}, "lora_bias = True is not supported, and leaving it out would change the model's answers"),
+        (
+            {"layer_replication": [[0, 2]]},
+            "layer_replication = [[0, 2]] is not supported, and leaving it out would change the model's answers",
+        ),
+        ({"of_the_future": 1}, "of_the_future = 1 is not supported, and leaving it out would change the model's answers"),
+        ({"bias": "all"}, "bias = 'all' is not supported: an adapter with biases of its own cannot be read"),
+        ({"r": 0}, "r = 0 is no rank: a whole number of at least 1"),
+        ({"r": "8"}, "r = '8' is no rank: a whole number of at least 1"),
+        ({"r": True}, "r = True is no rank: a whole number of at least 1"),
+        ({"lora_alpha": float("nan")}, "lora_alpha = nan is not a number"),
+        ({"lora_alpha": "absent"}, "lora_alpha = None is not a number"),
+        ({"lora_dropout": 1}, "lora_dropout = 1 is not a number of at least 0 and below 1"),
+        ({"rank_pattern": [3]}, "rank_pattern = [3] is no table of numbers above 0"),
+        ({"rank_pattern": {"q_proj": 0}}, "rank_pattern = {'q_proj': 0} is no table of numbers above 0"),
+        (
+            {"alpha_pattern": {"(a+)+x": 2}},
+            "alpha_pattern has the pattern '(a+)+x'; write out the names that it stands for",
+        ),
+        ({"target_modules": 3}, "target_modules = 3 is no list of names"),
+        ({"layers_to_transform": "0"}, "layers_to_transform = '0' is no list of layers"),
+    ],
+)
+def test_settings_that_are_refused(refused, settings, message):
+    assert refused(settings) == f"ADAPTER/{ADAPTER}: {message}"
+
+
+def test_an_adapter_that_changed_its_base(refused):
+    assert refused({"init_lora_weights": "pissa"}) == (
+        f"ADAPTER/{ADAPTER}: init_lora_weights = 'pissa' changed the base model too; save the adapter as a plain one "
+        "with peft: model.save_pretrained(FOLDER, path_initial_model_for_weight_conversion=...)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("x", f"ADAPTER/{ADAPTER}: pellucid = 'x' does not describe a head for labels"),
+        (
+            {"head": "tag", "labels": ["a", "b"], "problem": "single", "pooling": "mean"},
+            f"ADAPTER/{WEIGHTS} has no scores for the 2 labels that {ADAPTER} names",
+        ),
+    ],
+)
+def test_a_head_that_is_not_there(refused, settings, message):
+    assert refused({"pellucid": settings}) == message
+
+
+def test_a_task_without_its_head(refused):
+    assert refused({"task_type": "SEQ_CLS"}) == (
+        f"ADAPTER/{WEIGHTS} lacks the head for labels, score.weight, that task_type = 'SEQ_CLS' speaks of"
+    )
+
+
+class TestTensors:
+    def test_one_of_a_pair(self, refused):
+        assert refused(tensors=lambda found: found.pop(f"{FIRST}B.weight")) == (
+            f"ADAPTER/{WEIGHTS} is not whole: layers.0.self_attn.q_proj has no lora_B; copy it again"
+        )
+
+    def test_a_layer_that_is_not_there(self, refused):
+        def change(found):
+            for which in "AB":
+                del found[f"{FIRST}{which}.weight"]
+
+        assert refused(tensors=change) == (
+            f"ADAPTER/{WEIGHTS} lacks the tensors of 1 layers that {ADAPTER} names: layers.0.self_attn.q_proj"
+        )
+
+    def test_tensors_that_belong_nowhere(self, refused):
+        def change(found):
+            found["base_model.model.model.embed_tokens.lora_embedding_A"] = torch.zeros(3, 40)
+
+        assert refused(tensors=change) == (
+            f"ADAPTER/{WEIGHTS} has 1 tensors for which there is no place here: embed_tokens.lora_embedding_A"
+        )
+
+    def test_a_layer_that_takes_no_adapter(self, refused):
+        def change(found):
+            found["base_model.model.lm_head.lora_A.weight"] = torch.zeros(3, 24)
+            found["base_model.model.lm_head.lora_B.weight"] = torch.zeros(40, 3)
+
+        assert refused(tensors=change) == (
+            "ADAPTER is an adapter for base, and changes layers that BASE has not, or that take none: lm_head"
+        )
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+    def test_numbers_that_are_not_finite(self, refused, value):
+        def change(found):
+            found[f"{FIRST}A.weight"][0, 0] = value
+
+        assert refused(tensors=change) == f"ADAPTER/{WEIGHTS}: values that are not finite in {FIRST}A.weight"
+
+    def test_whole_numbers(self, refused):
+        def change(found):
+            found[f"{FIRST}A.weight"] = found[f"{FIRST}A.weight"].to(torch.int8)
+
+        assert refused(tensors=change).startswith(f"ADAPTER/{WEIGHTS}: {FIRST}A.weight is of type torch.int8; weights are read")
+
+    def test_another_rank_than_the_settings_say(self, refused):
+        message = refused({"r": 4})
+        assert message.startswith("ADAPTER is an adapter for base, and does not fit BASE: ")
+        assert "layers.0.self_attn.q_proj.lora_A has shape (3, 24), not (4, 24)" in message
+
+    def test_a_file_that_is_cut_short(self, refused, made, tmp_path):
+        shutil.copytree(made / "adapter", tmp_path / "adapter")
+        path = tmp_path / "adapter" / WEIGHTS
+        path.write_bytes(path.read_bytes()[:-10])
+        assert refused().startswith(f"ADAPTER/{WEIGHTS} is not a whole safetensors file")
+
+    def test_a_pickle(self, refused, made, tmp_path):
+        shutil.copytree(made / "adapter", tmp_path / "adapter")
+        (tmp_path / "adapter" / WEIGHTS).rename(tmp_path / "adapter" / PICKLE)
+        assert refused() == (
+            f"ADAPTER/{PICKLE} is a pickle, which can run any code when it is read, so it is not; "
+            "save the adapter again with peft: model.save_pretrained(FOLDER, safe_serialization=True)"
+        )
+        (tmp_path / "adapter" / PICKLE).unlink()
+        assert refused() == f"ADAPTER has no {WEIGHTS}"
+
+    def test_settings_that_are_none(self, refused, made, tmp_path):
+        shutil.copytree(made / "adapter", tmp_path / "adapter")
+        (tmp_path / "adapter" / ADAPTER).write_text("[]")
+        assert refused() == f"ADAPTER/{ADAPTER} is not a table of settings; put back the adapter's own {ADAPTER}"
+
+
+class TestAnotherBase:
+    def test_of_another_shape(self, refused, tmp_path):
+        their_base("qwen3", tmp_path / "wide", hidden_size=32)
+        message = refused(base=tmp_path / "wide")
+        assert message.startswith("ADAPTER is an adapter for base, and does not fit BASE: ")
+        assert "layers.0.self_attn.q_proj.lora_A has shape (3, 24), not (3, 32)" in message
+
+    def test_with_fewer_layers(self, refused, tmp_path):
+        their_base("qwen3", tmp_path / "flat", num_hidden_layers=1)
+        assert refused(base=tmp_path / "flat").startswith(
+            "ADAPTER is an adapter for base, and changes layers that BASE has not, or that take none: layers.1."
+        )
+
+    def test_with_more_layers(self, refused, tmp_path):
+        their_base("qwen3", tmp_path / "deep", num_hidden_layers=3)
+        assert refused(base=tmp_path / "deep") == (
+            f"ADAPTER/{WEIGHTS} lacks the tensors of 2 layers that {ADAPTER} names: "
+            "layers.2.mlp.down_proj, layers.2.self_attn.q_proj"
+        )
+
+    def test_of_another_family(self, refused, tmp_path):
+        their_base("gpt2", tmp_path / "gpt2")
+        assert refused(base=tmp_path / "gpt2").startswith(
+            "ADAPTER is an adapter for base, and changes layers that BASE has not"
+        )
+
+    def test_of_the_same_shape(self, tmp_path):
+        network, other = (randomised(OURS["qwen3"], seed) for seed in (0, 1))
+        save_adapter(attach(network, LoRA(), seed=0), tmp_path, base="models/mine")
+        with pytest.raises(ModelError) as caught:
+            load_adapter(other, read_adapter(tmp_path), base="models/yours")
+        assert str(caught.value) == (
+            f"{tmp_path} is an adapter for models/mine as it was in training, and the weights of models/yours are others; "
+            "put back that base, or name it with: pellucid adapter merge --base"
+        )
+
+    def test_the_same_in_another_type_is_the_same(self, tmp_path):
+        network = attach(randomised(OURS["qwen3"]).to(torch.bfloat16), LoRA(), seed=0)
+        save_adapter(network, tmp_path, base="base")
+        again = load_adapter(randomised(OURS["qwen3"]).to(torch.bfloat16).float(), read_adapter(tmp_path), base="base")
+        assert len(adapted(again)) == len(adapted(network))
+
+    def test_a_network_with_an_adapter(self, made):
+        network = opened(made / "adapter", made / "base")
+        with pytest.raises(ConfigError) as caught:
+            load_adapter(network, read_adapter(made / "adapter"), base="BASE")
+        assert str(caught.value) == "BASE has an adapter already; merge it first, with: pellucid adapter merge"
+
+
+def test_a_network_without_an_adapter_has_none_to_save(tmp_path):
+    with pytest.raises(ModelError, match="the network has no adapter to save; attach one first"):
+        save_adapter(randomised(OURS["qwen3"]), tmp_path, base="base")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_head_whose_labels_are_not_those_of_its_scores(tmp_path):
+    network = with_labels(randomised(OURS["bert"]), head="tag", labels=["a", "b", "c"], seed=0)
+    save_adapter(attach(network, LoRA(targets=("attn.q",)), seed=0), tmp_path, base="base")
+    settings = json.loads((tmp_path / ADAPTER).read_text())
+    head = settings["pellucid"]
+    for labels, message in (
+        (["a", "b"], f"{tmp_path / WEIGHTS}: classifier.weight has shape (3, 24), not (2, 24); "),
+        (["a", "a", "b"], f"{tmp_path / ADAPTER}: labels must differ from one another, not have twice 'a'"),
+        ([1, 2, 3], f"{tmp_path / ADAPTER}: labels must be names, not 1"),
+    ):
+        (tmp_path / ADAPTER).write_text(json.dumps(settings | {"pellucid": head | {"labels": labels}}))
+        with pytest.raises(ModelError) as caught:
+            load_adapter(randomised(OURS["bert"]), read_adapter(tmp_path), base="base")
+        assert str(caught.value).startswith(message)
