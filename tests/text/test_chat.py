@@ -156,6 +156,16 @@ def test_what_the_assistant_says_and_its_end_are_learned(name: str, messages: Me
     assert said(trained(), TEMPLATES[name], messages) == expected
 
 
+@pytest.mark.parametrize("messages", [SHORT, LONG, WITH_SYSTEM])
+def test_what_a_generation_block_marks_equals_transformers(messages: Messages, tmp_path: Path) -> None:
+    tokenizer = with_template(trained(), GENERATION)
+    theirs = in_transformers(tokenizer, tmp_path).apply_chat_template(
+        messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+    )
+    ids, learn = encode_conversation(tokenizer, ChatTemplate.of(tokenizer), messages)
+    assert (ids.tolist(), learn.astype(int).tolist()) == (theirs["input_ids"], theirs["assistant_masks"])
+
+
 def test_the_space_before_an_answer_is_the_assistants_if_no_prompt_writes_it() -> None:
     assert said(trained(), LLAMA, LONG) == [" On the mat. </s>", " Wie schön! 你好 </s>"]
 
