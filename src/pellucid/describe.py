@@ -18,7 +18,12 @@ from pellucid.text.tokenizer import Tokenizer
 
 PRECISIONS = {"fp32": "F32", "bf16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}  # f16 takes as much as bf16
 DIMENSIONS = ("d_model", "layers", "decoder_layers", "heads", "kv_heads", "d_head", "d_mlp")
-SHOWN = 8  # special tokens that a table lists
+SHOWN = 8  # special tokens or labels that a table lists
+SCORES = {
+    "single": "of a text one is right: softmax over scores",
+    "multi": "of a text any may be right: a sigmoid of each score",
+    "regression": "of a text each is a number: the score itself",
+}
 
 
 def describe(source: str | Path, *, hashes: bool = True, sites: bool = False) -> dict[str, Any]:
@@ -87,6 +92,8 @@ def table(facts: dict[str, Any]) -> dict[str, str]:
     sizes = DIMENSIONS[: 2 if config["architecture"] in ("recurrent", "bag-of-words") else None]
     lines["dimensions"] = ", ".join(f"{name} {config[name]}" for name in sizes if config[name])
     lines["context"] = f"{facts['context_length']:,} tokens"
+    if config["labels"]:
+        lines["labels"] = describe_labels(config)
     lines["parameters"] = f"{parameters['total']:,}"
     lines["parameters"] += f" ({parameters['embedding']:,} in embeddings, {parameters['active']:,} active for every token)"
     lines["weights"] = _sizes(facts["memory"]["weights"])
@@ -100,6 +107,15 @@ def table(facts: dict[str, Any]) -> dict[str, str]:
     shown = ", ".join(f"{name} {id}" for name, id in special)
     lines["special tokens"] = shown + (f" and {rest} more" if rest > 0 else "")
     return lines
+
+
+def describe_labels(config: dict[str, Any]) -> str:
+    """How many labels there are, the first of their names, and what the scores mean."""
+    names, rest = ", ".join(config["labels"][:SHOWN]), len(config["labels"]) - SHOWN
+    shown = f"{len(config['labels']):,}: {names}" + (f" and {rest:,} more" if rest > 0 else "")
+    if config["head"] == "tag":
+        return f"{shown} (of every token one is right: softmax over scores)"
+    return f"{shown} ({SCORES[config['problem']]}; pooling {config['pooling']})"
 
 
 def _sizes(memory: dict[str, int]) -> str:

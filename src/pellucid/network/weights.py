@@ -20,6 +20,7 @@ from pellucid.network.network import Network
 from pellucid.network.sources import WEIGHTS, Safetensors, TensorFile, listed, save_tensors
 
 CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
 
 
 def save_network(
@@ -31,7 +32,7 @@ def save_network(
     special = {"bos_token_id": None, "eos_token_id": end_of_text, "pad_token_id": None} | dict(ids or {})
     if config.scores_labels and special["pad_token_id"] is None:  # by which transformers finds a text's last token
         ends = special["eos_token_id"]
-        special["pad_token_id"] = ends[0] if isinstance(ends, list) and ends else ends
+        special["pad_token_id"] = next(iter(ends), None) if isinstance(ends, list) else ends
     dtype = str(network.embedding.weight.dtype).removeprefix("torch.")
     file = known.config_to_file(config)
     check_expressible(config, file)
