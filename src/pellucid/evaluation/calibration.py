@@ -72,12 +72,11 @@ def brier(chances: Floats, truth: npt.NDArray[Any]) -> Floats:
 
 
 def decisions(chances: Floats, truth: npt.NDArray[Any]) -> tuple[Floats, Floats]:
-    """How sure each decision was, and 1 where it was right: [rows], for multiple labels [rows * labels]."""
+    """How sure each decision was, and 1 where it was right: [rows 1], for multiple labels [rows labels]."""
     if truth.ndim == 2:
-        sure, right = np.maximum(chances, 1 - chances), (chances > 0.5) == truth
-    else:
-        sure, right = chances.max(axis=1), chances.argmax(axis=1) == truth
-    return sure.ravel(), right.ravel().astype(np.float64)
+        return np.maximum(chances, 1 - chances), ((chances > 0.5) == truth).astype(np.float64)
+    right = chances.argmax(axis=1) == truth
+    return chances.max(axis=1)[:, None], right[:, None].astype(np.float64)
 
 
 def bins_of(confidence: Floats) -> Ints:
@@ -86,32 +85,33 @@ def bins_of(confidence: Floats) -> Ints:
 
 
 def calibration_error(confidence: Floats, right: Floats, weights: Floats | None = None) -> Floats:
-    """Expected calibration error (Guo et al., 2017): how far confidence and accuracy are apart, bin by bin, on average."""
-    weights = counted(len(right), weights)
-    gaps = sums_by_class(bins_of(confidence), BINS, weights * (confidence - right))
-    return share(np.abs(gaps).sum(axis=-1), weights.sum(axis=-1))
+    """Expected calibration error (Guo et al., 2017) of decisions [rows decisions]: how far confidence and accuracy are apart,
+    bin by bin, on average."""
+    rows, each = confidence.shape
+    weights = counted(rows, weights)
+    place = bins_of(confidence) + BINS * np.arange(rows)[:, None]
+    gaps = np.bincount(place.ravel(), (confidence - right).ravel(), rows * BINS).reshape(rows, BINS)
+    return share(np.abs(weights @ gaps).sum(axis=-1), each * weights.sum(axis=-1))
 
 
 def classwise_error(chances: Floats, truth: Ints) -> Floats:
     """The same for the probability of each class by itself (Kull et al., 2019), [classes]; its mean is the classwise ECE."""
-    columns = range(chances.shape[1])
-    return np.array([calibration_error(chances[:, label], (truth == label).astype(np.float64)) for label in columns])
+    target = (truth[:, None] == np.arange(chances.shape[1])).astype(np.float64)
+    return np.array([calibration_error(chances[:, [one]], target[:, [one]]) for one in range(chances.shape[1])])
 
 
 def reliability(confidence: Floats, right: Floats) -> Reliability:
-    bins, rows = bins_of(confidence), np.ones(len(right))
-    size = sums_by_class(bins, BINS, rows)
+    confidence, right = confidence.ravel(), right.ravel()
+    bins = bins_of(confidence)
+    size = sums_by_class(bins, BINS, np.ones(len(bins)))
     return Reliability(size, share(sums_by_class(bins, BINS, confidence), size), share(sums_by_class(bins, BINS, right), size))
 
 
 def figures(logits: Floats, truth: npt.NDArray[Any], weights: Floats | None = None) -> dict[str, Floats]:
     """Calibration error, Brier score and negative log-likelihood: of all three less is better."""
     chances = probabilities(logits, multi=truth.ndim == 2)
-    weights = counted(len(logits), weights)
-    sure, right = decisions(chances, truth)
-    each = np.repeat(weights, len(sure) // len(logits), axis=-1)
     return {
-        "ece": calibration_error(sure, right, each),
+        "ece": calibration_error(*decisions(chances, truth), weights),
         "brier": mean(brier(chances, truth), weights),
         "nll": mean(surprise(logits, truth), weights),
     }

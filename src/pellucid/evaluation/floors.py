@@ -20,7 +20,7 @@ Weights = Literal["none", "balanced"]
 MAJORITY, LINEAR = "majority class", "TF-IDF + logistic regression"
 STRENGTHS = (1.0, 10.0, 100.0)  # C, among which cross-validation chooses
 PENALTIES = (10.0, 1.0, 0.1)  # of ridge, likewise
-FOLDS = 3
+FOLDS, TRIED = 3, 4000  # of so many training rows; all of more would take long to say the same
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +168,9 @@ def best(candidates: list[Any], known: Any, truth: Any, scoring: str, seed: int)
     from sklearn.exceptions import ConvergenceWarning, FitFailedWarning, UndefinedMetricWarning
     from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
 
-    rare = truth.ndim > 1 or truth.dtype.kind == "f" or np.bincount(truth)[np.unique(truth)].min() < FOLDS
+    some = np.random.default_rng(seed).permutation(len(truth))[:TRIED]
+    tried, answers = known[some], truth[some]
+    rare = truth.ndim > 1 or truth.dtype.kind == "f" or np.bincount(answers)[np.unique(answers)].min() < FOLDS
     kind = KFold if rare else StratifiedKFold
     folds = kind(FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
@@ -178,5 +180,5 @@ def best(candidates: list[Any], known: Any, truth: Any, scoring: str, seed: int)
         warnings.filterwarnings("ignore", message="Label .* is present in all training examples|.*not present in all training")
         if known.shape[0] < 2 * FOLDS:
             return candidates[0].fit(known, truth)  # too few rows to hold any back
-        scores = [np.nanmean(cross_val_score(one, known, truth, cv=folds, scoring=scoring)) for one in candidates]
+        scores = [np.nanmean(cross_val_score(one, tried, answers, cv=folds, scoring=scoring)) for one in candidates]
         return candidates[int(np.argmax(scores))].fit(known, truth)

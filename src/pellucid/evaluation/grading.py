@@ -3,31 +3,125 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
 
+import numpy as np
+
+from pellucid.core.errors import ConfigError
+from pellucid.evaluation import calibration, metrics
+from pellucid.evaluation.calibration import COLDEST, HOTTEST, Reliability, fit_temperature
+from pellucid.evaluation.comparing import MODEL, ClassGrade, Difference, compare
 from pellucid.evaluation.floors import Predictions, Task
-from pellucid.evaluation.intervals import Estimate, Floats
+from pellucid.evaluation.intervals import Estimate, Floats, Ints, bootstrap, percentiles
+
+HEADLINE = {
+    "classify": "accuracy",
+    "multi": "micro_f1",
+    "regress": "r2",
+    "tag": "span_f1",
+    "text": "rouge_l",
+    "prefer": "accuracy",
+}
+NAMES = {
+    "accuracy": "accuracy", "macro_f1": "macro-F1", "micro_f1": "micro-F1", "matthews": "Matthews correlation",
+    "exact_match": "exact match", "strict_match": "same characters", "hamming": "wrong decisions (Hamming)",
+    "mse": "mean squared error", "mae": "mean absolute error", "r2": "R2", "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation", "span_f1": "span F1", "span_precision": "span precision", "span_recall": "span recall",
+    "token_accuracy": "token accuracy", "rouge_l": "ROUGE-L", "mean_margin": "mean margin",
+    "ece": "calibration error (ECE)", "brier": "Brier score", "nll": "negative log-likelihood",
+}  # fmt: skip
+PLAIN = {"matthews", "mse", "mae", "r2", "pearson", "spearman", "mean_margin", "brier", "nll"}  # not shown as per cent
+MISTAKES, LISTED, FEW = 20, 10, 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Whether the model is as often right as it says, before and after its logits are divided by the temperature."""
+
+    before: dict[str, Estimate]
+    classwise_ece: float | None  # of single labels
+    curve: Reliability
+    temperature: float | None = None  # None: there were no validation logits to fit it on
+    after: dict[str, Estimate] | None = None
+    curve_after: Reliability | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """A row that the model got wrong while it was sure."""
+
+    row: int
+    text: str
+    truth: str
+    predicted: str
+    probability: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grades:
-    """How good a model is at a task."""
+    """How good a model is at a task. Estimates carry 95 % intervals."""
 
     task: Task
+    name: str
     rows: int
     labels: tuple[str, ...]
-    metrics: dict[str, dict[str, Estimate]]  # system ("model" first, then the floors) -> metric -> estimate
+    metrics: dict[str, dict[str, Estimate]]  # system (MODEL first, then the floors) -> metric -> estimate
+    headline: str  # the metric that the verdict is about
+    difference: Difference | None  # None: there are no floors
     verdict: str
+    classes: tuple[ClassGrade, ...] = ()
+    confusion: Ints | None = None  # [true predicted]
+    calibration: Calibration | None = None
+    mistakes: tuple[Mistake, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """Plain dicts, lists, strings and numbers."""
+        found: dict[str, Any] = plain(asdict(self))
+        return found
 
     def lines(self) -> list[str]:
-        raise NotImplementedError
+        """What a command prints: the verdict, the metrics beside the floors, the worst classes, calibration."""
+        systems = list(self.metrics)
+        rows = [["", *systems]] + [
+            [NAMES[metric], *(shown(metric, self.metrics[system][metric]) for system in systems)]
+            for metric in self.metrics[MODEL]
+        ]
+        lines = [self.verdict, "", f"{self.rows:,} rows; in brackets 95 % intervals", *aligned(rows)]
+        if self.classes:
+            worst = self.worst()
+            kind = "type" if self.task == "tag" else "class"
+            title = f"{kind}, the worst {LISTED} of {len(worst)}" if len(worst) > LISTED else f"{kind}, worst first"
+            lines += ["", *aligned([[title, "F1", "precision", "recall", "rows"], *map(class_cells, worst[:LISTED])])]
+        if self.calibration:
+            before, after = self.calibration.before, self.calibration.after
+            head = ["", "as it is", *([f"temperature {self.calibration.temperature:.2f}"] if after else [])]
+            body = [[NAMES[m], shown(m, before[m]), *([shown(m, after[m])] if after else [])] for m in before]
+            lines += ["", *aligned([head, *body])]
+        return [*lines, *([""] if self.notes else []), *self.notes]
+
+    def worst(self) -> list[ClassGrade]:
+        """The classes by F1, worst first; of equals the larger first."""
+        return sorted(self.classes, key=lambda one: (one.f1.value, -one.support))
 
     def to_html(self) -> str:
-        raise NotImplementedError
+        """One self-contained page."""
+        from jinja2 import Environment, PackageLoader, select_autoescape
+        from markupsafe import Markup
+
+        from pellucid.evaluation.figures import confusion_picture, reliability_picture
+
+        pictures = {}
+        if self.confusion is not None:
+            pictures["confusion"] = Markup(confusion_picture(self.confusion, self.labels))  # our own SVG
+        if self.calibration:
+            curves = {"as it is": self.calibration.curve}
+            if self.calibration.curve_after:
+                curves[f"temperature {self.calibration.temperature:.2f}"] = self.calibration.curve_after
+            pictures["reliability"] = Markup(reliability_picture(curves))
+        page = Environment(loader=PackageLoader("pellucid.evaluation", ""), autoescape=select_autoescape())
+        return page.get_template("grades.html").render(grades=self, names=NAMES, shown=shown, cells=class_cells, **pictures)
 
 
 def grade(
@@ -35,12 +129,12 @@ def grade(
     truth: Any,
     *,
     labels: Sequence[str] = (),
-    scores: Floats | None = None,
+    scores: Any = None,
     predicted: Any = None,
     texts: Sequence[Any] = (),
     floors: Mapping[str, Predictions] | None = None,
-    validation: tuple[Floats, Any] | None = None,
-    name: str = "model",
+    validation: tuple[Any, Any] | None = None,
+    name: str = MODEL,
     seed: int = 0,
 ) -> Grades:
     """Grade predictions on a test set.
@@ -53,6 +147,181 @@ def grade(
     - text: strings, and `predicted`;
     - prefer: None, and `scores` as margins [rows] (the chosen answer's score less the rejected one's).
 
-    `validation` are logits and truth of rows that are not the test's: the temperature is fitted there.
+    `validation` are logits and truth of rows that are not the test's: the temperature is fitted there. With `texts`, the
+    classifier's surest mistakes are listed. `name` is what a page calls the model. Raises `ConfigError` for what does not fit.
     """
-    raise NotImplementedError
+    check_asked(task, labels, scores, predicted, texts, validation)
+    others = {key: one.values for key, one in (floors or {}).items()}
+    logits = None
+    if task in ("classify", "multi"):
+        logits, truth = calibration.checked(scores, truth)
+        if logits.shape[1] != len(labels) or (truth.ndim == 2) != (task == "multi"):
+            raise ConfigError(
+                f"the task {task!r} with {len(labels)} labels does not fit logits of shape {list(logits.shape)} and a truth of "
+                f"shape {list(truth.shape)}"
+            )
+        predicted = logits > 0 if task == "multi" else logits.argmax(axis=1)
+    elif task == "prefer":
+        predicted = scores
+    comparison = compare(task, truth, {MODEL: predicted, **others}, tuple(labels))
+    if texts and len(texts) != comparison.rows:
+        raise ConfigError(f"there are {len(texts):,} texts for {comparison.rows:,} rows; give one for each")
+    estimates, class_f1, difference = comparison.estimate(HEADLINE[task], seed)
+    temperature = None if validation is None else fit_temperature(*validation)
+    classes = comparison.class_grades(class_f1)
+    return Grades(
+        task=task,
+        name=name,
+        rows=comparison.rows,
+        labels=tuple(labels),
+        metrics=estimates,
+        headline=HEADLINE[task],
+        difference=difference,
+        verdict=verdict(task, comparison.rows, estimates[MODEL][HEADLINE[task]], difference),
+        classes=classes,
+        confusion=metrics.confusion(truth, predicted, len(labels)) if task == "classify" else None,
+        calibration=None if logits is None else calibrate(logits, truth, temperature, seed),
+        mistakes=() if logits is None else surest_mistakes(logits / (temperature or 1), truth, labels, texts),
+        notes=tuple(notes(comparison.rows, classes, temperature)),
+    )
+
+
+def check_asked(
+    task: str, labels: Sequence[str], scores: Any, predicted: Any, texts: Sequence[Any], validation: tuple[Any, Any] | None
+) -> None:
+    """Raises `ConfigError` for what a task needs and has not, or has and cannot use."""
+    if task not in get_args(Task):
+        raise ConfigError(f"the task {task!r} is not known; choose {', '.join(get_args(Task))}")
+    scored, labelled = task in ("classify", "multi", "prefer"), task in ("classify", "multi")
+    if (scores is None) == scored or (predicted is None) != scored:
+        raise ConfigError(
+            f"the task {task!r} is graded from {'scores' if scored else 'predicted'}; give these and nothing else"
+        )
+    if labelled != bool(labels):
+        raise ConfigError(
+            f"the task {task!r} {'needs the names of its labels' if labelled else 'has no labels; leave them out'}"
+        )
+    for what, given in (("texts", texts), ("validation", validation)):
+        if given and not labelled:
+            raise ConfigError(f"{what} have no effect on the grades of the task {task!r}; leave them out")
+
+
+def verdict(task: Task, rows: int, own: Estimate, difference: Difference | None) -> str:
+    """One plain sentence."""
+    metric = HEADLINE[task]
+    if difference is None:
+        if task == "prefer":
+            better = "better than" if own.low > 0.5 else "worse than" if own.high < 0.5 else "no better than"
+            return f"The model ranks {shown(metric, own)} of the pairs rightly, {better} tossing a coin."
+        return f"The model reaches {shown(metric, own)} {NAMES[metric]}; no floor was given to compare it with."
+    floor, by = difference.floor, difference.estimate
+    scale, digits, unit = (1, 3, "") if metric in PLAIN else (100, 1, "points of ")
+    gap, low, high = (f"{scale * value:.{digits}f}" for value in (by.value, by.low, by.high))
+    if by.low > 0:
+        return f"The model beats {floor} by {gap} {unit}{NAMES[metric]} (95 % interval {low} to {high})."
+    if by.high < 0:
+        gap, low, high = (f"{-scale * value:.{digits}f}" for value in (by.value, by.high, by.low))
+        lost = f"{gap} {unit}{NAMES[metric]} (95 % interval {low} to {high})"
+        return f"The floor wins: {floor} beats the model by {lost}; use it instead, or give more labels."
+    between = f"the difference, {gap} {unit}{NAMES[metric]}, has a 95 % interval that contains 0 ({low} to {high})"
+    return f"{floor[0].upper()}{floor[1:]} is as good, as far as {rows:,} rows can tell: {between}."
+
+
+def calibrate(logits: Floats, truth: Any, temperature: float | None, seed: int) -> Calibration:
+    def estimated(logits: Floats) -> tuple[dict[str, Estimate], Reliability]:
+        def statistic(weights: Floats) -> Floats:
+            return np.stack(list(calibration.figures(logits, truth, weights).values()), axis=-1)
+
+        drawn = bootstrap(statistic, np.ones(len(logits), dtype=np.int64), seed=seed)
+        whole = calibration.figures(logits, truth).items()
+        chances = calibration.probabilities(logits, multi=truth.ndim == 2)
+        curve = calibration.reliability(*calibration.decisions(chances, truth))
+        return {key: percentiles(float(one), drawn[:, column]) for column, (key, one) in enumerate(whole)}, curve
+
+    before, curve = estimated(logits)
+    after, curve_after = (None, None) if temperature is None else estimated(logits / temperature)
+    single = truth.ndim == 1
+    return Calibration(
+        before=before,
+        classwise_ece=float(calibration.classwise_error(calibration.probabilities(logits, multi=False), truth).mean())
+        if single
+        else None,
+        curve=curve,
+        temperature=temperature,
+        after=after,
+        curve_after=curve_after,
+    )
+
+
+def surest_mistakes(logits: Floats, truth: Any, labels: Sequence[str], texts: Sequence[Any]) -> tuple[Mistake, ...]:
+    """The wrong rows of which the model was surest; for multiple labels by the surest of a row's wrong decisions."""
+    if len(texts) == 0:
+        return ()
+    chances = calibration.probabilities(logits, multi=truth.ndim == 2)
+    sure, right = calibration.decisions(chances, truth)
+    wrongly = np.where(right == 0, sure, -1.0).max(axis=1)
+    said = (logits > 0) if truth.ndim == 2 else logits.argmax(axis=1)
+    rows = [int(row) for row in np.argsort(-wrongly, kind="stable")[:MISTAKES] if wrongly[row] >= 0]
+    return tuple(
+        Mistake(
+            row=row,
+            text=str(texts[row]),
+            truth=named(truth[row], labels),
+            predicted=named(said[row], labels),
+            probability=float(wrongly[row]),
+        )
+        for row in rows
+    )
+
+
+def named(value: Any, labels: Sequence[str]) -> str:
+    """The label of a class number, or the labels of flags."""
+    if np.ndim(value) == 0:
+        return labels[int(value)]
+    return ", ".join(label for label, holds in zip(labels, value, strict=True) if holds) or "none"
+
+
+def notes(rows: int, classes: Sequence[ClassGrade], temperature: float | None) -> list[str]:
+    """What a reader should know before believing the figures."""
+    found = []
+    if rows < FEW:
+        found.append(f"There are only {rows} rows: intervals from so few are too narrow.")
+    if missing := [one.label for one in classes if one.support == 0]:
+        named = ", ".join(missing[:LISTED]) + (" ..." if len(missing) > LISTED else "")
+        found.append(f"{len(missing)} of {len(classes)} classes have no row in the test set: {named}.")
+    if temperature is not None and not 1.01 * COLDEST < temperature < 0.99 * HOTTEST:
+        found.append(f"The temperature {temperature:.2f} is at its limit: there are too few validation rows to fit it.")
+    return found
+
+
+def shown(metric: str, estimate: Estimate) -> str:
+    """A figure and its interval: 81.2 % [79.0, 83.4]."""
+    if metric in PLAIN:
+        size = max(map(abs, (estimate.value, estimate.low, estimate.high)))
+        digits = 4 if size < 10 else 2 if size < 1000 else 0
+        return f"{estimate.value:,.{digits}f} [{estimate.low:,.{digits}f}, {estimate.high:,.{digits}f}]"
+    return f"{100 * estimate.value:.1f} % [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def class_cells(one: ClassGrade) -> list[str]:
+    return [one.label, shown("f1", one.f1), f"{100 * one.precision:.1f} %", f"{100 * one.recall:.1f} %", f"{one.support:,}"]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns of equal width on a terminal, where some letters take two places."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [" " * (width - cell_len(cell)) + cell for width, cell in zip(widths[1:], others, strict=True)]
+        lines.append("  ".join([first + " " * (widths[0] - cell_len(first)), *cells]).rstrip())
+    return lines
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
