@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pellucid.core.errors import PellucidError, TokenizerError
+from pellucid.core.errors import CorpusError, PellucidError, TokenizerError
 from pellucid.text import templates
 from pellucid.text.chat import CHATML, ChatTemplate, encode_chat, encode_conversation, turn_end, with_chat_tokens
 from pellucid.text.tokenizer import Tokenizer
@@ -173,6 +173,40 @@ def test_the_space_before_an_answer_is_the_assistants_if_no_prompt_writes_it() -
 def test_a_template_that_writes_the_last_turn_otherwise() -> None:
     expected = ["On the mat.<|im_end|>", "<think>\n\n</think>\n\nWie schön! 你好<|im_end|>"]
     assert said(trained(), QWEN, LONG) == expected
+
+
+def test_thoughts_that_the_template_leaves_out_are_not_learned() -> None:
+    thought = [{**message, "content": f"<think>\nhm\n</think>\n\n{message['content']}"} for message in LONG]
+    expected = ["On the mat.<|im_end|>", "<think>\n\n</think>\n\nWie schön! 你好<|im_end|>"]
+    assert said(trained(), QWEN, thought) == expected
+
+
+@pytest.mark.parametrize("content", ["", " "])
+def test_an_assistant_that_says_nothing_ends_its_turn(content: str) -> None:
+    silent = [SHORT[0], {"role": "assistant", "content": content}]
+    assert said(trained(), CHATML, silent) == [f"{content}<|im_end|>"]
+
+
+def test_an_empty_conversation_is_one_sentence() -> None:
+    with pytest.raises(CorpusError) as caught:
+        encode_chat(trained(), ChatTemplate(), [])
+    assert str(caught.value) == "the conversation has no messages; give some"
+
+
+@pytest.mark.parametrize(
+    ("token", "content"), [("<END>", "\uff1cEND\uff1e <END>"), ("\u2603", "a\u2603b"), ("<mask>", "a   <mask> b")]
+)
+def test_a_special_token_of_any_kind_stays_text(token: str, content: str) -> None:
+    """One that is found in normalised text, one of a single character, one that takes the spaces before it along."""
+    from tokenizers import AddedToken, normalizers
+
+    backend = type(trained().backend).from_str(trained().backend.to_str())
+    if token == "<END>":
+        backend.normalizer = normalizers.NFKC()
+    backend.add_special_tokens([AddedToken(token, special=True, lstrip=token == "<mask>", normalized=token == "<END>")])
+    tokenizer, id = Tokenizer(backend, dict(trained().config)), backend.token_to_id(token)
+    assert id in tokenizer.encode(content, special=True)
+    assert id not in encode_chat(tokenizer, ChatTemplate(), [{"role": "user", "content": content}])
 
 
 def test_an_end_of_text_is_added_where_the_template_writes_no_end() -> None:

@@ -24,6 +24,7 @@ from pellucid.text.vocabulary import SPECIAL
 
 Message = Mapping[str, str]
 Span = tuple[int, int]
+Marked = tuple[int | None, int] | None
 
 CHAT_TOKENS = SPECIAL[1:]
 CHATML = (
@@ -111,6 +112,8 @@ def encode_chat(
     They are those of transformers' `apply_chat_template`, except where a message contains the name of a special token: there it
     becomes that token, here it is text like any other.
     """
+    if not messages:
+        raise CorpusError(f"{place} has no messages; give some")
     guarded = _Guarded.of(tokenizer, template, messages)
     text = template.render(guarded.messages, add_generation_prompt=add_generation_prompt, place=place)
     return guarded.encode(tokenizer, text).ids
@@ -121,7 +124,7 @@ def encode_conversation(
 ) -> tuple[Ids, Flags]:
     """The tokens [seq] of a conversation, and which of them are to be learned: what the assistant says, and what ends its turn.
 
-    The ids are those of `encode_chat`. If the template ends the assistant's turns with no special token, the tokenizer's end of
+    The ids are those of `encode_chat`; a token that reaches from the template's words into the assistant's is learned. If the template ends the assistant's turns with no special token, the tokenizer's end of
     text is added at the end of the conversation, and learned. Raises `CorpusError` if the assistant says nothing in it or what
     it says cannot be told from the rest, and `TokenizerError` as `ChatTemplate.render` does.
     """
@@ -172,22 +175,22 @@ def _said(template: ChatTemplate, guarded: _Guarded, place: str) -> tuple[str, l
     """A rendering of a conversation and the assistant's turns in it."""
     if template.marks_generation:
         marked = template.render(guarded.messages, marks=guarded.marks, place=place)
-        text, spans = _unmark(marked, guarded.marks)
-        if not spans or not any(start < end for start, end in spans):
+        text, blocks = _unmark(marked, guarded.marks)
+        turns = [_Turn(start, end, end) for start, end in blocks if start is not None and start < end]
+        if not turns:
             raise TokenizerError(
                 f"{place}: the chat template has a generation block, but wrote nothing in it; correct the template"
             )
-        return text, [_Turn(span[0], span[1], span[1]) for span in spans if span[0] < span[1]]
+        return text, turns
     text = template.render(guarded.messages, place=place)
     contents = _contents(template, guarded, text, place)
-    turns = [at for at, message in enumerate(guarded.messages) if message["role"] == "assistant"]
+    numbers = [at for at, message in enumerate(guarded.messages) if message["role"] == "assistant"]
     return text, [
-        _turn(template, guarded.messages, at, text, contents[number] if contents else None, place)
-        for number, at in enumerate(turns)
+        _turn(template, guarded.messages, at, text, content, place) for at, content in zip(numbers, contents, strict=True)
     ]
 
 
-def _turn(template: ChatTemplate, messages: Sequence[Message], at: int, text: str, content: Span | None, place: str) -> _Turn:
+def _turn(template: ChatTemplate, messages: Sequence[Message], at: int, text: str, content: Marked, place: str) -> _Turn:
     """The turn of message number `at`: from where generation would begin to where the conversation so far ends.
 
     That does not tell it if a template writes no prompt for the assistant, or writes earlier turns otherwise once there are
@@ -196,52 +199,51 @@ def _turn(template: ChatTemplate, messages: Sequence[Message], at: int, text: st
     before = template.render(messages[:at], place=place)
     prompt = template.render(messages[:at], add_generation_prompt=True, place=place)
     so_far = template.render(messages[: at + 1], place=place)
-    start = len(prompt) if prompt != before and text.startswith(prompt) else None
-    end = len(so_far) if text.startswith(so_far) else None
-    if content is not None:
-        if prompt == before and text.startswith(before) and not text[len(before) : content[0]].strip():
-            start = len(before)  # there is no prompt to write, only a space
-        start = content[0] if start is None or start > content[0] else start
-        return _Turn(start, content[1], content[1] if end is None or end < content[1] else end)
+    first, last = content or (None, None)
+    start = len(prompt) if prompt != before and text.startswith(prompt) else first
+    if first is not None and start is not None:
+        nothing_between = prompt == before and text.startswith(before) and not text[len(before) : first].strip()
+        start = len(before) if nothing_between else min(start, first)
+    end = len(so_far) if text.startswith(so_far) else last
     if start is None or end is None or start >= end:
         raise TokenizerError(
             f"{place}: what the assistant says in message {at + 1} cannot be told from the rest of the rendering; put it "
             "between {% generation %} and {% endgeneration %} in the template"
         )
-    said = text[start:end]
-    found = said.rfind(messages[at]["content"].strip())
-    return _Turn(start, start + (found + len(messages[at]["content"].strip()) if found >= 0 else len(said.rstrip())), end)
+    return _Turn(start, len(text[:end].rstrip()) if last is None else last, end if last is None else max(end, last))
 
 
-def _contents(template: ChatTemplate, guarded: _Guarded, text: str, place: str) -> list[Span] | None:
-    """Where the assistant's contents are in a rendering, found by marks around them; None if those change what is written."""
+def _contents(template: ChatTemplate, guarded: _Guarded, text: str, place: str) -> list[Marked]:
+    """Where the contents of each of the assistant's turns are in a rendering, found by marks around them.
+
+    None where those change what is written; a start is None where the template leaves out the beginning of the content.
+    """
     messages = [
         {**message, "content": _marked(message["content"], guarded.marks)} if message["role"] == "assistant" else message
         for message in guarded.messages
     ]
     unmarked, spans = _unmark(template.render(messages, place=place), guarded.marks)
     count = sum(message["role"] == "assistant" for message in messages)
-    return spans if unmarked == text and len(spans) == count else None
+    return list(spans) if unmarked == text and len(spans) == count else [None] * count
 
 
 def _marked(content: str, marks: tuple[str, str]) -> str:
     """Marks inside of outer white space, which templates cut away."""
     core = content.strip()
-    before, _, after = content.partition(core)
-    return f"{before}{marks[0]}{core}{marks[1]}{after}"
+    start = content.index(core)
+    return f"{content[:start]}{marks[0]}{core}{marks[1]}{content[start + len(core) :]}"
 
 
-def _unmark(text: str, marks: tuple[str, str]) -> tuple[str, list[Span]]:
-    """A text without its marks, and what was between each two of them."""
+def _unmark(text: str, marks: tuple[str, str]) -> tuple[str, list[tuple[int | None, int]]]:
+    """A text without its marks, and what was between each two of them; None where only the second is left."""
     pieces = re.split("([" + "".join(marks) + "])", text)
-    length, opened = 0, []
-    spans: list[Span] = []
+    length, opened = 0, list[int]()
+    spans: list[tuple[int | None, int]] = []
     for piece in pieces:
         if piece == marks[0]:
             opened.append(length)
         elif piece == marks[1]:
-            if opened:
-                spans.append((opened.pop(), length))
+            spans.append((opened.pop() if opened else None, length))
         else:
             length += len(piece)
     return "".join(piece for piece in pieces if piece not in marks), spans

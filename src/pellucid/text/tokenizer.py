@@ -154,7 +154,7 @@ class Tokenizer:
             with _refusals([text]):
                 encoding = (self.backend if special else self._plain).encode(text, add_special_tokens=False)
             # A token of nothing but spaces, cut off by some tokenizers, came from the character before its end.
-            return encoding.ids, [(max(0, min(start, end - 1)), end) for start, end in encoding.offsets]
+            return encoding.ids, [(start, end) if start < end else (max(0, end - 1), end) for start, end in encoding.offsets]
         ids = self._encode_characters(text, special)
         added = self.backend.get_added_tokens_decoder() if special else {}
         ends = list(accumulate(len(added[id].content) if id in added else 1 for id in ids))
