@@ -124,9 +124,10 @@ def encode_conversation(
 ) -> tuple[Ids, Flags]:
     """The tokens [seq] of a conversation, and which of them are to be learned: what the assistant says, and what ends its turn.
 
-    The ids are those of `encode_chat`; a token that reaches from the template's words into the assistant's is learned. If the template ends the assistant's turns with no special token, the tokenizer's end of
-    text is added at the end of the conversation, and learned. Raises `CorpusError` if the assistant says nothing in it or what
-    it says cannot be told from the rest, and `TokenizerError` as `ChatTemplate.render` does.
+    The ids are those of `encode_chat`; a token that reaches from the template's words into the assistant's is learned. If the
+    template ends the assistant's turns with no special token, the tokenizer's end of text is added at the end of the
+    conversation, and learned. Raises `CorpusError` if the assistant says nothing in it, and `TokenizerError` if what it says
+    cannot be told from the rest or `ChatTemplate.render` fails.
     """
     if not any(message["role"] == "assistant" for message in messages):
         raise CorpusError(f"{place} has no turn of the assistant, so there is nothing to learn; add one, or leave it out")
