@@ -4,12 +4,15 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import SMALL
 
 from pellucid.core.errors import ConfigError
+from pellucid.network.build import build
 from pellucid.text.batches import IGNORED, Batch
 from pellucid.text.examples import POOL, Example, ExampleBatches, collate, pack, sequential_examples
+from pellucid.training.objectives import TokenPrediction
 
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=60)
 
@@ -204,3 +207,26 @@ def test_what_makes_no_sense_is_one_sentence(wrong, sentence):
 def test_a_batch_before_the_first_does_not_exist():
     with pytest.raises(IndexError, match="batch -1 does not exist"):
         ExampleBatches(examples_of([1]), batch_size=1, seed=0, pad=0)[-1]
+
+
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=8), st.integers(12, 32), st.integers(0, 99))
+@settings(max_examples=20)
+def test_packed_rows_and_parts_of_batches_teach_what_single_rows_do(sizes, context, seed):
+    network = build(SMALL, seed=0)
+    random = np.random.default_rng(seed)
+    tokens = [random.integers(1, 50, size + 1) for size in sizes]
+    examples = [Example(row[:-1], np.where(random.random(len(row) - 1) < 0.3, IGNORED, row[1:])) for row in tokens]
+    lesson = TokenPrediction()
+
+    def loss(batch: Batch) -> float:
+        return lesson.loss(network, batch).item() if lesson.count(batch) else 0.0
+
+    alone = sum(loss(collate([example], 0)) for example in examples)
+    packed = collate(pack(examples, context), 0)
+    assert loss(packed) == pytest.approx(alone, rel=1e-5)
+    assert sum(loss(packed.rows(slice(n, n + 1))) for n in range(len(packed.ids))) == pytest.approx(alone, rel=1e-5)
+    batches = ExampleBatches(examples, batch_size=3, seed=1, pad=0)
+    parts = [
+        batches[n].rows(slice(r, r + 2)) for n in range(batches.batches_per_epoch) for r in range(0, len(batches[n].ids), 2)
+    ]
+    assert sum(map(loss, parts)) == pytest.approx(alone, rel=1e-5)
