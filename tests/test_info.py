@@ -69,7 +69,8 @@ def test_a_table_for_people(cli, run):
 
 def test_everything_about_the_network_is_in_the_json(cli, run):
     facts = json.loads(cli("info", run, "--json", "--sites")[1])
-    assert facts["config"] == asdict(pellucid.load(run).config)
+    assert facts["config"] == json.loads(json.dumps(asdict(pellucid.load(run).config)))
+    assert facts["config"] == describe(run)["config"]
     assert [site["name"] for site in facts["sites"]] == [site.name for site in pellucid.load(run).sites()]
     assert [file["name"] for file in facts["files"]] == sorted(path.name for path in (run / "model").iterdir())
 
@@ -93,6 +94,18 @@ def test_every_family_is_described(cli, run, tmp_path, name):
     assert facts["parameters"]["total"] == sum(weight.numel() for weight in network.parameters())
     assert bool(facts["memory"]["cache_per_1000_tokens"]) == (config.architecture in ("decoder", "encoder-decoder"))
     assert cli("info", tmp_path)[0] == 0
+
+
+def test_labels_and_what_their_scores_mean_are_told(cli, run, tmp_path):
+    labels = ("bad", "[bold]good")
+    config = tiny.config(300, head="classify", labels=labels, problem="multi", pooling="last")
+    save_network(tiny.randomised(config), tmp_path)
+    Tokenizer.load(run / "model").save(tmp_path)
+    assert json.loads(cli("info", tmp_path, "--json")[1])["config"]["labels"] == list(labels)
+    [line] = [line for line in cli("info", tmp_path)[1].splitlines() if line.startswith("labels ")]
+    assert line.split(maxsplit=1)[1] == (
+        "2: bad, [bold]good (of a text any may be right: a sigmoid of each score; pooling last)"
+    )
 
 
 def test_what_is_not_whole_is_not_described(cli, run, tmp_path):

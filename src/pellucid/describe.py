@@ -36,7 +36,7 @@ def describe(source: str | Path, *, hashes: bool = True, sites: bool = False) ->
     facts: dict[str, Any] = {"path": str(files.path), "family": config.family, "architecture": config.architecture}
     facts |= {"context_length": config.context_length, "parameters": count(network)}
     facts |= {"memory": {"weights": weight_bytes(network), "cache_per_1000_tokens": cache_bytes(config)}}
-    facts |= {"tokenizer": describe_tokenizer(files), "config": asdict(config)}
+    facts |= {"tokenizer": describe_tokenizer(files), "config": asdict(config) | {"labels": list(config.labels)}}
     facts["files"] = [describe_file(path, hashes=hashes) for path in own_files(files.path)]
     return facts | ({"sites": [asdict(site) for site in network.sites()]} if sites else {})
 

@@ -487,7 +487,7 @@ class TestHugeDimensions:
             ("t5", {"num_layers": 4096, "num_decoder_layers": 4096, "d_ff": 2**24}),
             ("t5", {"relative_attention_num_buckets": 2**24, "relative_attention_max_distance": 2**24, "num_heads": 2**22}),
             ("lstm", {"hidden_size": 2**24, "vocab_size": 2**24}),
-            ("bag-of-words", {"hidden_size": 2**24, "num_layers": 4096, "num_labels": 2**24}),
+            ("bag-of-words", {"hidden_size": 2**24, "num_layers": 4096}),
         ],
     )
     def test_are_refused_at_once(self, family, fields, tmp_path):

@@ -15,6 +15,7 @@ Pooling = Literal["mean", "first", "last"]
 # No published model comes near these; beyond them a file is damaged or hostile, and nothing is allocated for it.
 LARGEST = {"layers": 4096, "decoder_layers": 4096, "context_length": 2**31, "labels": 2**20}
 LARGEST_OTHER = 2**24
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # what moves a terminal's cursor, or cannot be written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +200,7 @@ def check_names(labels: object) -> None:
         raise ConfigError(f"labels must be at most {LARGEST['labels']:,}, not {len(labels):,}")
     seen = set[str]()
     for label in labels:
-        if not isinstance(label, str) or not label.strip() or re.search("[\ud800-\udfff]", label):
+        if not isinstance(label, str) or not label.strip() or UNPRINTABLE.search(label):
             raise ConfigError(f"labels must be names, not {label!r:.80}")
         if label in seen:
             raise ConfigError(f"labels must differ from one another, not have twice {label!r:.80}")
