@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pellucid.api import Generation, Model, Run, convert, load, pretrain
+    from pellucid.api import Generation, Model, Run, convert, evaluate, load, pretrain
     from pellucid.core.errors import PellucidError
 
-__all__ = ["Generation", "Model", "PellucidError", "Run", "__version__", "convert", "load", "pretrain"]
+__all__ = ["Generation", "Model", "PellucidError", "Run", "__version__", "convert", "evaluate", "load", "pretrain"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,9 @@ from pellucid.core.progress import Progress, Silent
 from pellucid.core.run import RunFolder
 from pellucid.evaluation.embed import Mode, Pooling, embed
 from pellucid.evaluation.fill import MASK, Filling, fill
+from pellucid.evaluation.harness import Scores, run_tasks
+from pellucid.evaluation.likelihood import BATCH_TOKENS, opening
+from pellucid.evaluation.perplexity import Perplexity, perplexity
 from pellucid.generation import engine
 from pellucid.generation.engine import Generation
 from pellucid.generation.sampling import Sampling
@@ -32,7 +35,7 @@ from pellucid.text.tokenizer import Tokenizer
 from pellucid.training import pretrain as pretraining
 from pellucid.training.recipe import LENGTHS, Recipe
 
-__all__ = ["Generation", "Model", "Run", "convert", "load", "pretrain"]
+__all__ = ["Generation", "Model", "Run", "convert", "evaluate", "load", "pretrain"]
 
 
 @dataclass(frozen=True)
@@ -141,10 +144,7 @@ class Model:
         ids = self.tokenizer.encode(text)
         if not ids:
             raise ConfigError("the text to score is empty; give at least one character")
-        end = self.tokenizer.end_of_text
-        before = self.tokenizer.frame[0] or ([] if end is None else [end])
-        if not before:
-            raise ModelError("this model's tokenizer has no end-of-text token, so its first token has no probability")
+        before = opening(self.tokenizer)
         hidden = self(torch.tensor([[*before, *ids[:-1]]], device=self.network.device)).hidden[0, len(before) - 1 :]
         logprobs = self.network.scores(hidden).float().log_softmax(dim=-1)
         found: Tensor = logprobs.gather(1, torch.tensor(ids, device=logprobs.device)[:, None])[:, 0]
@@ -251,6 +251,51 @@ def pretrain(
         chosen, Path(out), corpus=texts, resume=resume, force=force, progress=progress or Silent(), sampler=sample
     )
     return Run(run.path)
+
+
+def evaluate(
+    model: Model | str | Path,
+    data: str | Path | Sequence[str | Path] | Corpus | Iterable[str] | None = None,
+    *,
+    tasks: str | Sequence[str] | None = None,
+    context: int | None = None,
+    stride: int | None = None,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    include_path: str | Path | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: Progress | None = None,
+    **reading: Any,
+) -> Perplexity | Scores:
+    """How good a model is: at predicting the text of `data`, or at `tasks` of lm-evaluation-harness (extra `eval`).
+
+    `data` is what `pretrain` takes as its corpus, read with the options of `Corpus.open`; `context` and `stride` are its
+    window's, see `perplexity`. `tasks` are names, groups or patterns; `limit`, `num_fewshot` and `include_path` are theirs,
+    see `run_tasks`. Raises a `PellucidError`.
+    """
+    if (data is None) == (tasks is None):
+        raise ConfigError("evaluate takes a text (data) or tasks of lm-evaluation-harness (tasks), and one of them: choose one")
+    of_tasks = {"limit": limit, "num_fewshot": num_fewshot, "include_path": include_path}
+    idle = of_tasks if tasks is None else {"context": context, "stride": stride, **reading}
+    for name, value in idle.items():
+        if value is not None:
+            raise ConfigError(f"{name} has no effect on {'a text' if tasks is None else 'tasks'}; leave it out")
+    held = model if isinstance(model, Model) else load(model)
+    options: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": progress}
+    if held.config.scores_labels:
+        raise ModelError(f"this {held.config.family} model is a classifier, which is evaluated on labelled data; not there yet")
+    if tasks is not None:
+        names = [name.strip() for name in tasks.split(",") if name.strip()] if isinstance(tasks, str) else tasks
+        folder = None if include_path is None else Path(include_path)
+        options |= {"limit": limit, "num_fewshot": num_fewshot, "include_path": folder, "ends": held.ends}
+        return run_tasks(held.network, held.tokenizer, names, **options)
+    if isinstance(data, (str, Path, Sequence)):
+        corpus = Corpus.open(data, **reading)
+    elif reading:
+        raise ConfigError(f"{next(iter(reading))} has no effect on texts in memory; leave it out")
+    else:
+        corpus = data if isinstance(data, Corpus) else Corpus.of(cast(Iterable[str], data))
+    return perplexity(held.network, held.tokenizer, corpus, context=context, stride=stride, **options)
 
 
 def sample(network: Network, tokenizer: Tokenizer, prompt: str) -> str:

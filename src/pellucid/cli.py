@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 import pellucid
 from pellucid.cli_adapter import adapter
+from pellucid.cli_evaluate import evaluate
 from pellucid.cli_shared import STDIN, USUAL, ReadingOptions, dashes, show_json, show_table
 from pellucid.cli_tokenizer import tokenizer
 from pellucid.core.errors import ConfigError, PellucidError
@@ -30,6 +31,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(tokenizer)
+app.command(evaluate)
 app.command(adapter)
 
 Fields = Annotated[

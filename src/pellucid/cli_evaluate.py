@@ -1,0 +1,131 @@
+"""`pellucid evaluate`: how well a model predicts a text, and how it does on the tasks of lm-evaluation-harness."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from pellucid.cli_shared import USUAL, ReadingOptions, dashes, show_json, show_table
+from pellucid.core.errors import ConfigError
+from pellucid.core.files import write_json
+from pellucid.core.progress import console
+
+if TYPE_CHECKING:
+    from pellucid.evaluation.harness import Scores
+    from pellucid.evaluation.perplexity import Perplexity
+
+
+def evaluate(
+    model: str,
+    *,
+    data: Annotated[list[str] | None, Parameter(negative=())] = None,
+    context: int | None = None,
+    stride: int | None = None,
+    tasks: str | None = None,
+    limit: int | None = None,
+    num_fewshot: int | None = None,
+    include_path: Path | None = None,
+    batch_tokens: int = 4096,
+    reading: ReadingOptions = USUAL,
+    out: Path | None = None,
+    force: bool = False,
+    quiet: bool = False,
+    json: bool = False,
+) -> None:
+    """Say how good a model is: at predicting a text, or at the tasks of lm-evaluation-harness.
+
+    How well does it predict text that it has not seen?
+
+        pellucid evaluate runs/base --data held-out.txt
+
+    Perplexity is how many tokens it hesitates between on average, so it compares models of one tokenizer; bits per byte compare
+    any two. Documents (a text file; a row of a table) are read each by itself, through a window that slides over them.
+
+    What does it know of grammar and of the world? (pip install 'pellucid[eval]'; the questions come from the hub)
+
+        pellucid evaluate runs/base --tasks blimp,hellaswag --limit 100
+
+    Parameters
+    ----------
+    model
+        a run folder, a model folder, a .gguf file, a llama2.c .bin file, or a model's name on the hub
+    data
+        text to predict: files, folders, globs, - or hf:NAME; may be given several times
+    context
+        most tokens that the model reads at once; without it all that it can
+    stride
+        tokens by which the window moves, half the context unless given; a small one is fairer, and takes longer
+    tasks
+        tasks, groups or patterns of lm-evaluation-harness, separated by commas
+    limit
+        ask only this many questions of each task
+    num_fewshot
+        examples with their answers before each question; without it as each task says
+    include_path
+        a folder with task files of your own, to read local data for example; they are programs, so take those you trust
+    batch_tokens
+        tokens that are read at once; fewer need less memory
+    out
+        write the result to this file too, as JSON
+    force
+        replace OUT
+    quiet
+        show no progress
+    json
+        print the result as JSON
+    """
+    from pellucid import api
+    from pellucid.evaluation.perplexity import Perplexity
+
+    if out is not None and out.exists() and not force:
+        raise ConfigError(f"{out} exists already; pass --force to replace it, or choose another --out")
+    if force and out is None:
+        raise ConfigError("--force has no effect without --out; leave it out")
+    options: dict[str, Any] = {"context": context, "stride": stride, "limit": limit, "num_fewshot": num_fewshot}
+    options |= {"include_path": include_path, "batch_tokens": batch_tokens, **reading.given()}
+    found = api.evaluate(model, dashes(data) if data else None, tasks=tasks, progress=console(quiet=quiet), **options)
+    result = {"model": model, **asdict(found)}
+    if out is not None:
+        write_json(out, result)
+    if json:
+        return show_json(result)
+    if isinstance(found, Perplexity):
+        return show_table(of_text(found))
+    print(of_tasks(found))
+
+
+def of_text(found: Perplexity) -> dict[str, str]:
+    """The table of a text."""
+    return {
+        "perplexity": figure(f"{found.perplexity:,.2f}", found.perplexity_interval, "{:,.2f}"),
+        "bits per byte": figure(f"{found.bits_per_byte:.4f}", found.bits_per_byte_interval, "{:.4f}"),
+        "loss": f"{found.loss:.4f} nats per token",
+        "text": f"{found.tokens:,} tokens, {found.bytes:,} bytes, {found.documents:,} document{'s' * (found.documents != 1)}",
+        "window": f"{found.context:,} tokens, moved by {found.stride:,}",
+    }
+
+
+def figure(value: str, interval: tuple[float, float] | None, form: str) -> str:
+    return value if interval is None else f"{value}  (95 %: {form.format(interval[0])} to {form.format(interval[1])})"
+
+
+def of_tasks(found: Scores) -> str:
+    """The table of tasks, a line for each figure."""
+    rows = [("task", "metric", "value", "", "questions", "examples")]
+    for one in found.scores:
+        metric = one.metric if one.filter == "none" else f"{one.metric} ({one.filter})"
+        error = "" if one.stderr is None else f"± {one.stderr:.4f}"
+        rows.append((one.task, metric, f"{one.value:.4f}", error, number(one.samples), number(one.shots)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(f"{word:<{width}}" for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    notes = [f"± is lm-eval's standard error; lm-eval {found.harness}"]
+    if found.shortened:
+        notes.append(f"{found.shortened:,} requests were longer than the context and lost their beginning")
+    return "\n".join([*lines, *notes])
+
+
+def number(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
