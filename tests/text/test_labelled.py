@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pellucid.core.errors import ConfigError, CorpusError
 from pellucid.text.columns import Columns
-from pellucid.text.labelled import LabelledRows, Reading, label_names, read_rows
+from pellucid.text.labelled import LabelledRows, Reading, label_names, read_rows, read_texts
 from pellucid.text.tabular import Records
 from pellucid.text.tabular import given as in_memory
 from pellucid.text.tags import repaired, spans_of_tags, tags_of_spans
@@ -391,6 +391,33 @@ def test_tags_of_words_and_spans_of_texts(tmp_path):
         ("12", "B-length"),
         ("km", "O"),
     ]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_texts_are_read_without_labels(tmp_path, ending):
+    if ending == "csv":
+        put(tmp_path, {"a.csv": CSV})
+    else:
+        pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    assert [row.text for row in read_texts(tmp_path, Columns())] == [row["text"] for row in ROWS]
+    words = [row.words.words() for row in read_texts(tmp_path, Columns(), tagged=True)]
+    assert words == [["good", ",", "really"], ["bad"], ["差"]]
+
+
+def test_texts_without_labels_in_lists_and_lines(tmp_path):
+    put(tmp_path, {"a.conll": "Rome O\nis O\n"})
+    assert [row.words.words() for row in read_texts(tmp_path, Columns(), tagged=True)] == [["Rome", "is"]]
+    table = Records([{"text": "x"}, {"text": ""}, {"text": "y"}])
+    assert [row.place for row in read_texts(table, Columns(), reading=Reading(on_empty="drop"))] == [
+        "the given rows: row 1",
+        "the given rows: row 3",
+    ]
+    assert message(lambda: list(read_texts(table, Columns()))) == (
+        "the given rows: row 2: the text is empty; give it text, or pass --on-empty drop"
+    )
+    assert message(lambda: list(read_texts(table, Columns(label="x")))) == (
+        "only texts are read: the columns of labels and splits have no effect; leave them out"
+    )
 
 
 SENTENCE = "I am here"

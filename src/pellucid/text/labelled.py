@@ -15,7 +15,7 @@ from pellucid.text.fields import listed, text_of, whole
 from pellucid.text.tables import Table, kind
 from pellucid.text.tabular import Sources, open_tables
 from pellucid.text.tags import OUTSIDE, check_tags, repaired, tags_of_spans
-from pellucid.text.word_spans import Words, joined
+from pellucid.text.word_spans import Words, joined, words_of
 
 Task = Literal["classify", "regress", "tag"]
 Label = str | float | tuple[str, ...]
@@ -31,6 +31,15 @@ class Labelled:
     text: str
     label: Label
     split: str | None
+    place: str
+    words: Words | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unlabelled:
+    """A text, or the words of one, and where it comes from."""
+
+    text: str
     place: str
     words: Words | None = None
 
@@ -81,13 +90,7 @@ def read_rows(
         raise ConfigError(f"the task {task!r} has no labelled rows; choose {', '.join(get_args(Task))}")
     if reading.multi_separator is not None and task != "classify":
         raise ConfigError(f"--multi-separator has no effect on --task {task}; leave it out")
-    tables = open_tables(
-        sources,
-        names=columns.names,
-        encoding=reading.encoding,
-        on_bad_bytes=reading.on_bad_bytes,
-        tagged=task == "tag",
-    )
+    tables = _opened(sources, columns, reading, task == "tag")
     split = _split_column(tables, columns.split)
     read = _tagged(tables, columns, split, reading) if task == "tag" else _labelled(tables, columns, split, reading, task)
     if not read.rows:
@@ -95,6 +98,33 @@ def read_rows(
     if few and task == "classify":
         check_labels(read, max_labels)
     return read
+
+
+def read_texts(
+    sources: Sources, columns: Columns, *, reading: Reading = Reading(), tagged: bool = False
+) -> Iterator[Unlabelled]:
+    """The texts of rows, one after another in bounded memory, labels or not; `tagged` for those whose words are to be tagged.
+
+    Raises `CorpusError`, with the place, for a row without a text, unless such rows are to be dropped.
+    """
+    if reading.multi_separator is not None or columns.label is not None or columns.split is not None:
+        raise ConfigError("only texts are read: the columns of labels and splits have no effect; leave them out")
+    tables = _opened(sources, columns, reading, tagged)
+    known = next(iter(matching(tables[0].fields(), TOKENS)), None) if tagged else None
+    column = find_column(tables, columns.text or known, TEXT, "--text-column", "the text")
+    for table in tables:
+        for number, row in table.column(column):
+            place = table.place(number)
+            if tagged and isinstance(row.get(column), list):
+                tokens, _ = check_tags(row[column], [OUTSIDE] * len(row[column]), place)
+                words = joined([whole(token, place, reading.on_bad_bytes) for token in tokens])
+            else:
+                text = _text(table, number, row, column, reading)
+                words = words_of(text) if tagged else Words(text, ())
+            if words.text.strip():
+                yield Unlabelled(words.text, place, words if tagged else None)
+            else:
+                _check_empty([place], reading)
 
 
 def label_names(rows: Sequence[Labelled]) -> list[str]:
@@ -127,6 +157,12 @@ def check_labels(read: LabelledRows, most: int | None = None) -> None:
             f"column {read.label_column!r} has {len(names):,} distinct values in {rows:,} rows, so it is probably not the "
             f"label; name another with --label-column, or pass --max-labels {len(names)}"
         )
+
+
+def _opened(sources: Sources, columns: Columns, reading: Reading, tagged: bool) -> list[Table]:
+    return open_tables(
+        sources, names=columns.names, encoding=reading.encoding, on_bad_bytes=reading.on_bad_bytes, tagged=tagged
+    )
 
 
 def _labelled(
