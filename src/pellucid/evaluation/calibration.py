@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pellucid.core.errors import ConfigError
 from pellucid.evaluation.intervals import Floats, Ints
-from pellucid.evaluation.metrics import class_numbers, counted, flags, mean, numbers, share, sums_by_class
+from pellucid.evaluation.metrics import class_numbers, flags, mean, numbers, share, sums_by_class
 
 BINS = 15
 COLDEST, HOTTEST = 0.05, 20.0  # temperatures outside would say that validation is too small or the logits are no logits
@@ -84,14 +84,18 @@ def bins_of(confidence: Floats) -> Ints:
     return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
 
 
-def calibration_error(confidence: Floats, right: Floats, weights: Floats | None = None) -> Floats:
+def gaps(confidence: Floats, right: Floats) -> Floats:
+    """By how much each row's decisions [rows decisions] were surer than right, by bin, mean over decisions, [rows bins]."""
+    rows, each = confidence.shape
+    place = bins_of(confidence) + BINS * np.arange(rows)[:, None]
+    summed: Floats = np.bincount(place.ravel(), (confidence - right).ravel() / each, rows * BINS).astype(np.float64)
+    return summed.reshape(rows, BINS)
+
+
+def calibration_error(confidence: Floats, right: Floats) -> float:
     """Expected calibration error (Guo et al., 2017) of decisions [rows decisions]: how far confidence and accuracy are apart,
     bin by bin, on average."""
-    rows, each = confidence.shape
-    weights = counted(rows, weights)
-    place = bins_of(confidence) + BINS * np.arange(rows)[:, None]
-    gaps = np.bincount(place.ravel(), (confidence - right).ravel(), rows * BINS).reshape(rows, BINS)
-    return share(np.abs(weights @ gaps).sum(axis=-1), each * weights.sum(axis=-1))
+    return float(np.abs(gaps(confidence, right).mean(axis=0)).sum())
 
 
 def classwise_error(chances: Floats, truth: Ints) -> Floats:
@@ -107,14 +111,19 @@ def reliability(confidence: Floats, right: Floats) -> Reliability:
     return Reliability(size, share(sums_by_class(bins, BINS, confidence), size), share(sums_by_class(bins, BINS, right), size))
 
 
-def figures(logits: Floats, truth: npt.NDArray[Any], weights: Floats | None = None) -> dict[str, Floats]:
-    """Calibration error, Brier score and negative log-likelihood: of all three less is better."""
+def row_figures(logits: Floats, truth: npt.NDArray[Any]) -> Floats:
+    """What the figures below are means of, for each row, [rows bins + 2]: the gaps of each bin, Brier score, surprise."""
     chances = probabilities(logits, multi=truth.ndim == 2)
-    return {
-        "ece": calibration_error(*decisions(chances, truth), weights),
-        "brier": mean(brier(chances, truth), weights),
-        "nll": mean(surprise(logits, truth), weights),
-    }
+    return np.column_stack([gaps(*decisions(chances, truth)), brier(chances, truth), surprise(logits, truth)])
+
+
+def figures(rows: Floats, weights: Floats | None = None) -> dict[str, Floats]:
+    """Calibration error, Brier score and negative log-likelihood, of `row_figures`: of all three less is better.
+
+    An error near 0 is overestimated by resampling, as by any small sample: its interval then lies above it.
+    """
+    means = mean(rows, weights)
+    return {"ece": np.abs(means[..., :BINS]).sum(axis=-1), "brier": means[..., -2], "nll": means[..., -1]}
 
 
 def fit_temperature(logits: Any, truth: Any) -> float:

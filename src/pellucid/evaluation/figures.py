@@ -60,14 +60,18 @@ def wide(letter: str) -> bool:
 
 
 def short(label: str, longest: int = LONGEST) -> str:
-    """A label that fits into a picture. Wide characters count twice."""
-    room, kept = longest, ""
-    for letter in " ".join(label.split()):
-        room -= 1 + wide(letter)
-        if room < 0:
-            return kept + "…"
-        kept += letter
-    return kept
+    """A label that fits into a picture, without its middle if need be. Wide characters count twice."""
+    label = " ".join(label.split())
+    if sum(1 + wide(letter) for letter in label) <= longest:
+        return label
+    half = (longest - 1) // 2
+    return f"{fitting(label, half)}…{fitting(label[::-1], half)[::-1]}"
+
+
+def fitting(text: str, room: int) -> str:
+    """As much of its beginning as has room."""
+    sizes = np.cumsum([1 + wide(letter) for letter in text])
+    return text[: int((sizes <= room).sum())]
 
 
 def confusion_picture(counts: Ints, labels: Sequence[str]) -> str:

@@ -228,28 +228,27 @@ def verdict(task: Task, rows: int, own: Estimate, difference: Difference | None)
 
 
 def calibrate(logits: Floats, truth: Any, temperature: float | None, seed: int) -> Calibration:
-    def estimated(logits: Floats) -> tuple[dict[str, Estimate], Reliability]:
-        def statistic(weights: Floats) -> Floats:
-            return np.stack(list(calibration.figures(logits, truth, weights).values()), axis=-1)
+    """The figures as they are, and with the temperature, on the same resamples."""
+    scaled = [logits, *([] if temperature is None else [logits / temperature])]
+    tables = [calibration.row_figures(one, truth) for one in scaled]
 
-        drawn = bootstrap(statistic, np.ones(len(logits), dtype=np.int64), seed=seed)
-        whole = calibration.figures(logits, truth).items()
-        chances = calibration.probabilities(logits, multi=truth.ndim == 2)
-        curve = calibration.reliability(*calibration.decisions(chances, truth))
-        return {key: percentiles(float(one), drawn[:, column]) for column, (key, one) in enumerate(whole)}, curve
+    def statistic(weights: Floats) -> Floats:
+        return np.stack([figure for rows in tables for figure in calibration.figures(rows, weights).values()], axis=-1)
 
-    before, curve = estimated(logits)
-    after, curve_after = (None, None) if temperature is None else estimated(logits / temperature)
-    single = truth.ndim == 1
+    drawn = iter(bootstrap(statistic, np.ones(len(logits), dtype=np.int64), seed=seed).T)
+    estimates = [
+        {metric: percentiles(float(value), next(drawn)) for metric, value in calibration.figures(rows).items()}
+        for rows in tables
+    ]
+    chances = [calibration.probabilities(one, multi=truth.ndim == 2) for one in scaled]
+    curves = [calibration.reliability(*calibration.decisions(one, truth)) for one in chances]
     return Calibration(
-        before=before,
-        classwise_ece=float(calibration.classwise_error(calibration.probabilities(logits, multi=False), truth).mean())
-        if single
-        else None,
-        curve=curve,
+        before=estimates[0],
+        classwise_ece=float(calibration.classwise_error(chances[0], truth).mean()) if truth.ndim == 1 else None,
+        curve=curves[0],
         temperature=temperature,
-        after=after,
-        curve_after=curve_after,
+        after=None if temperature is None else estimates[1],
+        curve_after=None if temperature is None else curves[1],
     )
 
 

@@ -153,9 +153,10 @@ def accuracy(truth: npt.NDArray[Any], predicted: npt.NDArray[Any], weights: Floa
 
 
 def mean(values: Floats, weights: Floats | None = None) -> Floats:
-    """Of values [rows]."""
+    """Of values [rows], or of each column of [rows columns]."""
     weights = counted(len(values), weights)
-    return np.asarray(share(weights @ values, weights.sum(axis=-1)))
+    total = weights.sum(axis=-1)
+    return np.asarray(share(weights @ values, total if values.ndim == 1 else total[..., None]))
 
 
 def matthews(counts: Tally) -> Floats:
