@@ -7,10 +7,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pellucid.api import Generation, Model, Run, convert, evaluate, load, pretrain
+    from pellucid.api import Generation, Model, Run, TaskRun, convert, evaluate, finetune, load, pretrain
     from pellucid.core.errors import PellucidError
 
-__all__ = ["Generation", "Model", "PellucidError", "Run", "__version__", "convert", "evaluate", "load", "pretrain"]
+__all__ = [
+    "Generation",
+    "Model",
+    "PellucidError",
+    "Run",
+    "TaskRun",
+    "__version__",
+    "convert",
+    "evaluate",
+    "finetune",
+    "load",
+    "pretrain",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,9 +19,11 @@ from pellucid.core.progress import Progress, Silent
 from pellucid.core.run import RunFolder
 from pellucid.evaluation.embed import Mode, Pooling, embed
 from pellucid.evaluation.fill import MASK, Filling, fill
+from pellucid.evaluation.grading import Grades
 from pellucid.evaluation.harness import Scores, run_tasks
 from pellucid.evaluation.likelihood import BATCH_TOKENS, opening
 from pellucid.evaluation.perplexity import Perplexity, perplexity
+from pellucid.finetuning import teach
 from pellucid.generation import engine
 from pellucid.generation.engine import Generation
 from pellucid.generation.sampling import Sampling
@@ -31,11 +33,13 @@ from pellucid.network.masks import Mask
 from pellucid.network.network import Network, Output
 from pellucid.network.taps import Site, Taps
 from pellucid.text.corpus import Corpus
+from pellucid.text.tables import Table
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.training import pretrain as pretraining
+from pellucid.training.finetune_recipe import FinetuneRecipe, TaskName
 from pellucid.training.recipe import LENGTHS, Recipe
 
-__all__ = ["Generation", "Model", "Run", "convert", "evaluate", "load", "pretrain"]
+__all__ = ["Generation", "Model", "Run", "TaskRun", "convert", "evaluate", "finetune", "load", "pretrain"]
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,13 @@ class Run:
         return RunFolder(self.path).read_metrics()
 
 
+@dataclass(frozen=True)
+class TaskRun(Run):
+    """A finished fine-tuning run."""
+
+    grades: Grades | None  # on the test rows; None if there are none
+
+
 def load(source: str | Path, *, device: str = "cpu", dtype: Dtype | None = None, revision: str | None = None) -> Model:
     """A model from a run folder (its model, or its newest checkpoint if it is not finished), a Hugging Face-shaped folder, a
     `.gguf` file, a llama2.c `.bin` file, or the hub by its name.
@@ -251,6 +262,53 @@ def pretrain(
         chosen, Path(out), corpus=texts, resume=resume, force=force, progress=progress or Silent(), sampler=sample
     )
     return Run(run.path)
+
+
+def finetune(
+    model: Model | str | Path,
+    data: str | Path | Sequence[str | Path] | Table | Corpus | None = None,
+    *,
+    out: str | Path,
+    task: TaskName | None = None,
+    recipe: FinetuneRecipe | str | Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+    **fields: dict[str, Any],
+) -> TaskRun:
+    """Teach a model a task from labelled data. Returns the finished run, with its grades; raises a `PellucidError`.
+
+    `model` is a path or a name (or a `Model` that was loaded from one), `data` are files, or rows in memory
+    (`text.tabular.given(texts, labels)`, and `Corpus.of(texts)` for the task continue). `fields` are sections of the recipe,
+    such as `method={"name": "lora"}`.
+    """
+    chosen, sources = _finetuning(data, task, recipe, fields)
+    taught = teach(
+        chosen, _path_of(model), Path(out), sources=sources, resume=resume, force=force, progress=progress or Silent()
+    )
+    return TaskRun(taught.run.path, taught.grades)
+
+
+def _finetuning(
+    data: Any, task: TaskName | None, recipe: FinetuneRecipe | str | Path | None, fields: dict[str, dict[str, Any]]
+) -> tuple[FinetuneRecipe, Table | Corpus | None]:
+    """The recipe with what was given beside it, and data in memory."""
+    base = recipe if isinstance(recipe, FinetuneRecipe) else FinetuneRecipe.load(Path(recipe)) if recipe else FinetuneRecipe()
+    if task is not None:
+        fields["task"] = fields.get("task", {}) | {"name": task}
+    memory = data if isinstance(data, Table | Corpus) else None
+    if data is not None and memory is None:
+        paths = [data] if isinstance(data, str | Path) else data
+        fields["data"] = fields.get("data", {}) | {"train": [str(path) for path in paths]}
+    return (base.override(fields) if fields else base), memory
+
+
+def _path_of(model: Model | str | Path) -> str | Path:
+    if not isinstance(model, Model):
+        return model
+    if model.path is None:
+        raise ModelError("this model lies in no folder; save it first, with model.save(folder)")
+    return model.path
 
 
 def evaluate(

@@ -15,10 +15,12 @@ from pydantic import ValidationError
 import pellucid
 from pellucid.cli_adapter import adapter
 from pellucid.cli_evaluate import evaluate
-from pellucid.cli_shared import STDIN, USUAL, ReadingOptions, dashes, show_json, show_table
+from pellucid.cli_finetune import finetune
+from pellucid.cli_shared import STDIN, USUAL, ReadingOptions, dashes, merge, show_json, show_table, with_dashes
 from pellucid.cli_tokenizer import tokenizer
-from pellucid.core.errors import ConfigError, PellucidError
+from pellucid.core.errors import PellucidError
 from pellucid.core.progress import console
+from pellucid.training.finetune_recipe import FinetuneRecipe
 from pellucid.training.recipe import LENGTHS, Recipe
 from pellucid.training.settings import explain
 
@@ -30,9 +32,12 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
+app.command(finetune)
 app.command(tokenizer)
 app.command(evaluate)
 app.command(adapter)
+
+RECIPES = {recipe.__name__: recipe for recipe in (Recipe, FinetuneRecipe)}
 
 Fields = Annotated[
     Recipe, Parameter(name="*", group=Group("Recipe", help="Any field of a recipe, by its dotted name.", sort_key=9))
@@ -51,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         cause = error.__cause__
-        message = explain(cause, "options", Recipe) if isinstance(cause, ValidationError) else str(error)
+        message = (
+            explain(cause, "options", RECIPES.get(cause.title, Recipe)) if isinstance(cause, ValidationError) else str(error)
+        )
         print(f"pellucid: {message}", file=sys.stderr)
         return error.exit_code if isinstance(error, PellucidError) else 2
     except KeyboardInterrupt:
@@ -147,7 +154,7 @@ def pretrain(
         "training": {"steps": steps, "tokens": tokens, "minutes": minutes, "seed": seed, "checkpoint_every": checkpoint_every},
     }
     base = Recipe.load(recipe) if recipe else Recipe()
-    chosen = base.override(merge(shorthands, with_dashes(fields.given())))
+    chosen = base.override(merge(shorthands, with_dashes(fields.given()), LENGTHS))
     run = api.pretrain(out=out, recipe=chosen, resume=resume, force=force, progress=console(quiet=quiet))
     last = [row for row in run.metrics if "validation_loss" in row][-1]
     best = min((row for row in run.metrics if "validation_loss" in row), key=lambda row: float(row["validation_loss"]))
@@ -167,22 +174,6 @@ def next_step(objective: str, where: str) -> str:
     if objective == "spans":
         return f'fill a gap        pellucid generate {where} "Once upon a <extra_id_0>"'
     return f'write text        pellucid generate {where} "Once upon a time"'
-
-
-def merge(shorthands: dict[str, dict[str, Any]], fields: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Short options and dotted ones together; the same field given both ways is an error."""
-    merged = {section: dict(values) for section, values in fields.items()}
-    for section, values in shorthands.items():
-        for name, value in values.items():
-            if value is None:
-                continue
-            if name in merged.get(section, {}):
-                raise ConfigError(f"{section}.{name} is given twice, by its short and by its dotted name; leave one out")
-            merged.setdefault(section, {})[name] = value
-    lengths = [name for name in LENGTHS if merged.get("training", {}).get(name) is not None]
-    if len(lengths) > 1:
-        raise ConfigError(f"--{' and --'.join(lengths)} are both given; the length of a run is one of them")
-    return merged
 
 
 @app.command
@@ -371,12 +362,6 @@ def demo(
     from pellucid.demo import run_demo
 
     print(run_demo(out, minutes=minutes, force=force, progress=console(quiet=quiet)))
-
-
-def with_dashes(fields: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The same for recipe fields that name sources."""
-    sources = {name: dashes(value) for name, value in fields.get("data", {}).items() if isinstance(value, list)}
-    return fields | {"data": fields["data"] | sources} if sources else fields
 
 
 def run() -> None:

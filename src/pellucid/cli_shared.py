@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from pellucid.core.errors import CorpusError
+from pellucid.core.errors import ConfigError, CorpusError
 
 STDIN = "<standard input>"  # stands for "-" while the words are parsed: the parser takes a lone dash for an option
 
@@ -41,6 +41,30 @@ def named(corpus: Sequence[str]) -> list[str]:
 def dashes(words: Sequence[str]) -> list[str]:
     """Standard input under its usual name again."""
     return ["-" if word == STDIN else word for word in words]
+
+
+def merge(
+    shorthands: dict[str, dict[str, Any]], fields: dict[str, dict[str, Any]], lengths: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Short options and dotted ones together; the same field given both ways is an error, and so are two `lengths` of a run."""
+    merged = {section: dict(values) for section, values in fields.items()}
+    for section, values in shorthands.items():
+        for name, value in values.items():
+            if value is None:
+                continue
+            if name in merged.get(section, {}):
+                raise ConfigError(f"{section}.{name} is given twice, by its short and by its dotted name; leave one out")
+            merged.setdefault(section, {})[name] = value
+    given = [name for name in lengths if merged.get("training", {}).get(name) is not None]
+    if len(given) > 1:
+        raise ConfigError(f"--{' and --'.join(given)} are both given; the length of a run is one of them")
+    return merged
+
+
+def with_dashes(fields: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Recipe fields that name sources, with standard input under its usual name again."""
+    sources = {name: dashes(value) for name, value in fields.get("data", {}).items() if isinstance(value, list)}
+    return fields | {"data": fields["data"] | sources} if sources else fields
 
 
 def show_json(value: Any) -> None:

@@ -12,12 +12,12 @@ from pellucid.core.errors import ConfigError, ModelError
 from pellucid.core.files import atomic_folder, verify_file, write_json
 from pellucid.core.gguf import StoredType, write_gguf
 from pellucid.evaluation.embed import copy_pooling
-from pellucid.loading import GENERATION_CONFIG, ModelFiles, find_model, open_adapter, open_files, special_ids
+from pellucid.loading import ModelFiles, find_model, open_adapter, open_files, special_ids
 from pellucid.network.adapters import merge, merged
 from pellucid.network.gguf import Written, gguf_metadata
 from pellucid.network.network import Network
-from pellucid.network.peft import is_adapter
-from pellucid.network.weights import CONFIG, save_network
+from pellucid.network.peft_settings import is_adapter
+from pellucid.network.weights import CONFIG, GENERATION_CONFIG, save_network
 from pellucid.text.formats import KEY, UNUSED, to_gguf
 from pellucid.text.tokenizer import Tokenizer
 

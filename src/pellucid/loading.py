@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,9 +19,20 @@ from pellucid.network.config import ModelConfig
 from pellucid.network.families import Family, Stored, family
 from pellucid.network.hub import fetch_model, looks_like_hub_id
 from pellucid.network.network import Network
-from pellucid.network.peft import Adapter, is_adapter, load_adapter, read_adapter
+from pellucid.network.peft import load_adapter
+from pellucid.network.peft_settings import Adapter, is_adapter, read_adapter
 from pellucid.network.sources import Safetensors, TensorFile, is_pickle, pickle_refusal
-from pellucid.network.weights import CONFIG, assemble, checked_outline, names_in, read_config, read_tensors, with_present_parts
+from pellucid.network.vocabulary import with_vocabulary
+from pellucid.network.weights import (
+    CONFIG,
+    GENERATION_CONFIG,
+    assemble,
+    checked_outline,
+    names_in,
+    read_config,
+    read_tensors,
+    with_present_parts,
+)
 from pellucid.text.formats import from_gguf, from_llama2c
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.training import checkpoint
@@ -29,8 +40,8 @@ from pellucid.training import checkpoint
 Dtype = Literal["fp32", "bf16", "f16"]
 
 DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-GENERATION_CONFIG = "generation_config.json"
 OWN_TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt")  # of which an adapter's folder may have one
+MORE_TOKENS = 1_000  # that a tokenizer may have been given for an adapter, such as those around turns of a conversation
 FORMS = "a run folder, a model folder, a .gguf file, a llama2.c .bin file, or a model's name on the hub"
 
 
@@ -102,10 +113,14 @@ def open_adapter(folder: Path, *, base: str | None = None, dtype: torch.dtype | 
     adapter = read_adapter(folder)
     files = open_files(find_base(adapter) if base is None else find_model(base))
     verify_file(adapter.path)
-    if any((folder / name).exists() for name in OWN_TOKENIZER):
-        files = replace(files, tokenizer=lambda: Tokenizer.load(folder))
-    tokenizer = files.fitting_tokenizer()
-    network = load_adapter(files.network(dtype=dtype), adapter, base=base or adapter.base)
+    network, own = files.network(dtype=dtype), any((folder / name).exists() for name in OWN_TOKENIZER)
+    tokenizer = Tokenizer.load(folder) if own else files.fitting_tokenizer()
+    if (more := tokenizer.vocab_size - network.config.vocab_size) > MORE_TOKENS:
+        raise ModelError(
+            f"{folder}: the tokenizer has {more:,} tokens more than the vocabulary of {base or adapter.base}, "
+            "which an adapter does not add; put back the tokenizer that belongs to it"
+        )
+    network = load_adapter(with_vocabulary(network, tokenizer.vocab_size), adapter, base=base or adapter.base)
     return Opened(network, tokenizer, folder if (folder / GENERATION_CONFIG).exists() else files.path)
 
 

@@ -14,14 +14,18 @@ from safetensors.torch import load_file
 from pellucid.core.errors import CorruptionError, DivergenceError, RunError
 from pellucid.core.files import MANIFEST, atomic_folder, read_json, remove_folder, verify, write_json
 from pellucid.core.run import RunFolder
+from pellucid.network.adapters import adapter_state
 from pellucid.network.network import Network
+from pellucid.network.peft import save_adapter
 from pellucid.network.recurrent import LayerState
 from pellucid.network.sources import save_tensors
-from pellucid.network.weights import load_into, save_network
+from pellucid.network.weights import GENERATION_CONFIG, load_into, save_network
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.training.loop import TrainState
 
 OPTIMIZER, MEMORY, POSITION = "optimizer.safetensors", "memory.safetensors", "position.json"
+TRAINED = "trained.safetensors"  # of an adapter: its matrices as training has them
+PRIVATE = (OPTIMIZER, MEMORY, POSITION, TRAINED)  # what only a resume reads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +54,34 @@ class WholeModel:
 
     def save(self, network: Network, folder: Path) -> None:
         save_network(network, folder, end_of_text=self.tokenizer.end_of_text, ids=self.ids)
+        if self.ids is not None and network.config.generates:
+            write_json(folder / GENERATION_CONFIG, dict(self.ids))
         self.tokenizer.save(folder, context_length=network.config.context_length)
 
     def load(self, network: Network, folder: Path) -> None:
         load_into(network, folder)
+
+
+@dataclass(frozen=True)
+class AdapterOnly:
+    """An adapter and its head for labels, as a folder of peft's, with the tokenizer; `base` is the model that it is for."""
+
+    tokenizer: Tokenizer
+    base: str
+    ids: Mapping[str, Any]
+
+    def save(self, network: Network, folder: Path) -> None:
+        save_adapter(network, folder, base=self.base)
+        if network.config.generates:
+            write_json(folder / GENERATION_CONFIG, dict(self.ids))
+        self.tokenizer.save(folder, context_length=network.config.context_length)
+        save_tensors(adapter_state(network), folder / TRAINED)
+
+    def load(self, network: Network, folder: Path) -> None:
+        kept = load_file(folder / TRAINED)
+        with torch.no_grad():
+            for name, tensor in adapter_state(network).items():
+                tensor.copy_(kept[name])
 
 
 def save(run: RunFolder, state: TrainState, kept: Kept, position: Position) -> Path:

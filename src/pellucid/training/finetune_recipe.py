@@ -67,9 +67,9 @@ class Examples(Section):
     label_column: str | None = Field(None, description="column that holds the label, or several with commas between")
     split_column: str | None = Field(None, description="column that says train, validation or test; without it recognised")
     column_names: list[str] = Field([], description="names of the columns of csv and tsv files without a header row")
-    multi_label: bool = Field(False, description="a text can have several labels, or none")
-    separator: str | None = Field(None, description="what stands between several labels in one field")
-    max_labels: int = Field(200, ge=2, description="more distinct labels than this are taken for a mistake")
+    split_seed: int = Field(0, ge=0, lt=2**63, description="which rows are held out; another seed of a run leaves them")
+    multi_separator: str | None = Field(None, description="what stands between the labels of a text that can have several")
+    max_labels: int | None = Field(None, ge=2, description="more distinct labels are taken for a mistake; without it 200")
     on_empty: Literal["error", "drop"] = Field("error", description="what to do with empty texts")
     long: Literal["error", "cut", "split", "drop"] = Field("error", description="what to do with texts that exceed the context")
     encoding: str | None = Field(None, description="encoding of text files; without it UTF-8, or UTF-16 by its mark")
@@ -78,8 +78,7 @@ class Examples(Section):
 
     def without_effect(self) -> dict[str, str]:
         idle = {"validation_fraction": "when validation files are given"} if self.validation else {}
-        idle |= {"test_fraction": "when test files are given"} if self.test else {}
-        return idle | ({} if self.multi_label else {"separator": "without multi_label"})
+        return idle | ({"test_fraction": "when test files are given"} if self.test else {})
 
 
 class Method(Section):
@@ -143,7 +142,7 @@ class Tuning(Section):
     micro_tokens: int = Field(2048, ge=1, description="most tokens per forward pass; changes memory and speed only")
     context_length: int | None = Field(None, ge=2, description="longest sequence, in tokens; without it the model's")
     dropout: float | None = Field(None, ge=0, lt=1, description="share of activations dropped while learning; without it usual")
-    seed: int = Field(0, ge=0, lt=2**63, description="of fresh weights, the split and the order of the examples")
+    seed: int = Field(0, ge=0, lt=2**63, description="of fresh weights and of the order of the examples")
     device: str = Field("auto", description="auto, cpu or cuda")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of matrix products; trained weights are fp32")
     threads: int | Literal["auto"] = Field("auto", description="CPU threads")
@@ -188,7 +187,7 @@ class FinetuneRecipe(Settings):
         for name in ("text_column", "label_column"):
             if name in self.data.model_fields_set and name not in COLUMNS[task]:
                 raise ValueError(f"{name} has no effect with task {task}, whose columns are recognised; leave it out")
-        for name in ("multi_label", "separator"):
+        for name in ("multi_separator", "max_labels"):
             if name in self.data.model_fields_set and task != "classify":
                 raise ValueError(f"{name} has no effect with task {task}; leave it out")
         if self.training.prompt and task in LABELLED:

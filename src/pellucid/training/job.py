@@ -36,6 +36,10 @@ class Job:
         return self.recipe.training
 
     @property
+    def held_out(self) -> bool:
+        return True
+
+    @property
     def kept(self) -> WholeModel:
         return WholeModel(self.prepared.tokenizer)
 

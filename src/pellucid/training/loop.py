@@ -83,8 +83,7 @@ class Step:
         batch = self.batches[state.step]
         targets = self.objective.count(batch)
         total = 0.0
-        if state.network.config.dropout:  # what is dropped is a function of seed and step, so a resume needs no random state
-            torch.manual_seed((self.seed * 1_000_003 + state.step) % 2**63)
+        torch.manual_seed((self.seed * 1_000_003 + state.step) % 2**63)  # of dropout, so that a resume needs no random state
         memory = self.remembered(state, len(batch.ids))
         size = self.micro_batch
         for rows in pieces(len(batch.ids), size) if isinstance(size, int) else size(batch):
@@ -127,7 +126,7 @@ class Watch:
     log_every: int
     evaluate_every: int
     checkpoint_every: int
-    evaluate: Callable[[], Score]
+    evaluate: Callable[[], Score] | None  # None: there is nothing to evaluate on
     record: Callable[[dict[str, Any]], None]  # takes a line of metrics
     sample: Callable[[], str | None]
     checkpoint: Callable[[float | None], None]  # takes the validation loss of this step, if there is one
@@ -176,7 +175,7 @@ def train(state: TrainState, step: Step, watch: Watch, stop: Stop, task: Task) -
             watch.record(row | {"seconds": round(state.seconds, 3), "tokens_per_second": round(counted * batch_tokens / busy)})
             busy, counted = 0.0, 0
         validation = None
-        if state.step % watch.evaluate_every == 0 or done:
+        if watch.evaluate is not None and (state.step % watch.evaluate_every == 0 or done):
             validation = watch.evaluate()
             if not math.isfinite(validation.loss):
                 raise DivergenceError(f"step {state.step}: the validation loss is {validation.loss}")

@@ -46,6 +46,13 @@ def write_report(run: RunFolder) -> None:
     )
 
 
+def write_curves(run: RunFolder) -> None:
+    """Write the curves of a run alone, as SVG."""
+    rows = run.read_metrics()
+    losses, evaluations = ([row for row in rows if name in row] for name in ("loss", "validation_loss"))
+    write_text(run.path / "curves.svg", curves(losses, evaluations))
+
+
 def spread(count: int, most: int) -> list[int]:
     """Up to `most` indices from the first to the last of `count`, evenly spaced, the last first."""
     picks = {round(i * (count - 1) / max(1, most - 1)) for i in range(most)} if count else set()
@@ -100,7 +107,8 @@ def curves(losses: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> s
         loss.set(title="loss, nats per token", xlabel="step")
         loss.legend(frameon=False)
         # only where every token is predicted does the loss say how well text is compressed
-        name = "bits_per_byte" if "bits_per_byte" in (evaluations or [{}])[0] else "perplexity"
+        there = (evaluations or [{}])[0]
+        name = next((name for name in ("bits_per_byte", "accuracy", "perplexity") if name in there), "validation_loss")
         bits.plot(at, [row[name] for row in evaluations], **held_out)
         bits.set(title=f"{name.replace('_', ' ')}, validation", xlabel="step")
         rate.plot([row["step"] for row in losses], [row["rate"] for row in losses], color="#555555", lw=1.5)

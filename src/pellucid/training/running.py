@@ -66,6 +66,10 @@ class Job(Protocol):
         """Tokens that a step reads, on average."""
 
     @property
+    def held_out(self) -> bool:
+        """Whether there is something to evaluate on."""
+
+    @property
     def pace(self) -> Pace: ...
     @property
     def kept(self) -> Kept: ...
@@ -169,7 +173,7 @@ def learn(run: RunFolder, job: Job, progress: Progress, sample: Sample, verb: st
             log_every=max(1, job.steps // 500),
             evaluate_every=cast(int, pace.evaluate_every),
             checkpoint_every=cast(int, pace.checkpoint_every),
-            evaluate=lambda: job.evaluate(state),
+            evaluate=(lambda: job.evaluate(state)) if job.held_out else None,
             record=stack.enter_context(recorder(run, tensorboard=pace.tensorboard)),
             sample=lambda: sampled(sample, state.network),
             checkpoint=save,
@@ -246,5 +250,5 @@ def finish(run: RunFolder) -> None:
     verify(source)
     with atomic_folder(run.model) as folder:
         for path in source.glob("*"):
-            if path.name not in (checkpoint.OPTIMIZER, checkpoint.MEMORY, checkpoint.POSITION, MANIFEST):
+            if path.name not in (*checkpoint.PRIVATE, MANIFEST):
                 shutil.copyfile(path, folder / path.name)

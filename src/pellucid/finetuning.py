@@ -1,0 +1,298 @@
+"""From a model and labelled data to a model that does the task, and the grades that say how well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+from pellucid.core.errors import ConfigError, RunError
+from pellucid.core.files import write_json, write_text
+from pellucid.core.progress import Progress
+from pellucid.core.run import RunFolder
+from pellucid.evaluation import floors as floors_of
+from pellucid.evaluation.grading import Grades, grade
+from pellucid.evaluation.predict import label_scores, word_tags
+from pellucid.generation import engine
+from pellucid.generation.sampling import Sampling
+from pellucid.loading import find_model, open_model, special_ids
+from pellucid.network.adapters import adapted
+from pellucid.network.network import Network
+from pellucid.text.chat import ChatTemplate, encode_chat
+from pellucid.text.conversations import Conversation
+from pellucid.text.corpus import Corpus
+from pellucid.text.labelled import Labelled, classes_of
+from pellucid.text.pairs import Pair
+from pellucid.text.preferences import preference_examples
+from pellucid.text.tabular import Sources
+from pellucid.training.finetune import FinetuneJob, finetune
+from pellucid.training.finetune_recipe import FinetuneRecipe
+from pellucid.training.lessons import Lesson, Start
+from pellucid.training.preference import Preference, with_references
+from pellucid.training.running import Sample
+from pellucid.training.scores import pair_margins
+
+GRADES = "grades.json"
+ANSWERS = 200  # texts that are written to be graded: each takes as long as an answer
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A finished run and its grades, if rows were held out to test it on."""
+
+    run: RunFolder
+    grades: Grades | None
+
+
+def teach(
+    recipe: FinetuneRecipe,
+    model: str | Path,
+    out: Path,
+    *,
+    sources: Sources | Corpus | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress,
+) -> Taught:
+    """Fine-tune `model`, and grade the result on the test rows beside the floors. Raises a `PellucidError`."""
+    opened = open_model(model)
+    if adapted(opened.network):
+        raise ConfigError(
+            f"{model} is an adapter; merge it into its base first, with: pellucid adapter merge {model} --out FOLDER"
+        )
+    path = find_model(model)
+    start = Start(network=lambda: open_model(path).network, config=opened.network.config, tokenizer=opened.tokenizer)
+    run, job = finetune(
+        recipe,
+        start,
+        out,
+        name=str(model) if not Path(model).exists() else str(path.absolute()),
+        ids=special_ids(opened.path, opened.tokenizer),
+        sources=sources,
+        resume=resume,
+        force=force,
+        progress=progress,
+        sample=sampler,
+    )
+    grades = graded(run, job, progress)
+    return Taught(run, grades)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Runs that differ in their seed only."""
+
+    runs: tuple[Taught, ...]
+
+    def figures(self) -> dict[str, list[float]]:
+        """Each metric of the model, and of the floors under their names, once for each run."""
+        found: dict[str, list[float]] = {}
+        for taught in self.runs:
+            for system, metrics in (taught.grades.metrics if taught.grades else {}).items():
+                for metric, estimate in metrics.items():
+                    found.setdefault(f"{system}: {metric}", []).append(estimate.value)
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        figures = {name: {"mean": mean(found), "sd": stdev(found), "runs": found} for name, found in self.figures().items()}
+        return {"runs": [str(taught.run.path) for taught in self.runs], "metrics": figures}
+
+    def lines(self) -> list[str]:
+        """What a command prints: mean and standard deviation over the runs."""
+        figures = self.figures()
+        width = max(map(len, figures), default=0)
+        head = f"{len(self.runs)} runs, mean and standard deviation over seeds"
+        return [head, *(f"{name:<{width}}  {mean(found):.4f} ± {stdev(found):.4f}" for name, found in figures.items())]
+
+
+def teach_seeds(
+    recipe: FinetuneRecipe,
+    model: str | Path,
+    out: Path,
+    *,
+    seeds: int,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress,
+) -> Spread:
+    """`teach` several times, with the seeds from that of the recipe on, into `out`/seed-N; the rows held out are the same."""
+    folders = [out / f"seed-{recipe.training.seed + number}" for number in range(seeds)]
+    if out.exists() and not (resume or force):
+        raise RunError(
+            f"{out} exists already; pass --resume to continue it, --force to replace its runs, or choose another --out"
+        )
+    runs = []
+    for number, folder in enumerate(folders):
+        progress.say(f"run {number + 1} of {seeds}: {folder}")
+        seeded = recipe.override({"training": {"seed": recipe.training.seed + number}})
+        going_on = resume and RunFolder(folder).is_run()
+        replaced = force and folder.exists()
+        runs.append(teach(seeded, model, folder, resume=going_on, force=replaced, progress=progress))
+    spread = Spread(tuple(runs))
+    write_json(out / "seeds.json", spread.to_json())
+    return spread
+
+
+def sampler(lesson: Lesson, prompt: str) -> Sample:
+    """What the network answers to the prompt of the recipe by now."""
+
+    def sample(network: Network) -> str | None:
+        if not prompt:
+            return None
+        [text] = answers(network, lesson, [prompt], max_tokens=120)
+        return text
+
+    return sample
+
+
+def answers(network: Network, lesson: Lesson, prompts: Sequence[str | Conversation], *, max_tokens: int) -> list[str]:
+    """What a network that writes answers, greedily, to prompts, to conversations up to their last turn, or to texts."""
+    network.eval()
+    tokenizer, config = lesson.tokenizer, network.config
+    inputs: list[list[int]] = []
+    for prompt in prompts:
+        if isinstance(prompt, Conversation):
+            inputs.append(encode_chat(tokenizer, ChatTemplate.of(tokenizer), prompt.messages[:-1], add_generation_prompt=True))
+        elif lesson.ends:
+            asked = [{"role": "user", "content": prompt}]
+            inputs.append(encode_chat(tokenizer, ChatTemplate.of(tokenizer), asked, add_generation_prompt=True))
+        else:
+            inputs.append(tokenizer.encode(prompt, framed=config.architecture == "encoder-decoder"))
+    most = max(1, min(max_tokens, config.context_length - (max(map(len, inputs)) if config.causal and lesson.ends else 1)))
+    greedy = Sampling(temperature=0.0)
+    written = [
+        engine.generate(network, tokenizer, [ids], max_tokens=most, sampling=greedy, ends=lesson.ends)[0] for ids in inputs
+    ]
+    return [text.text.strip() for text in written]
+
+
+def graded(run: RunFolder, job: FinetuneJob, progress: Progress) -> Grades | None:
+    """The grades of a finished run on its test rows, written into its folder; None if there are no such rows."""
+    test = job.lesson.rows.get("test", ())
+    if not test:
+        return None
+    progress.say(f"grading on {len(test):,} test rows, beside the floors")
+    network = open_model(run.path).network.to(job.compute.device).eval()
+    network.compute_in(job.compute.dtype)
+    found = GRADERS[job.recipe.task.name](network, job)
+    write_json(run.path / GRADES, found.to_json())
+    write_text(run.report, found.to_html())
+    return found
+
+
+def grade_labels(network: Network, job: FinetuneJob) -> Grades:
+    """Classes, several of them, or numbers."""
+    lesson, recipe = job.lesson, job.recipe
+    parts: dict[str, list[Labelled]] = {
+        part: [row for row in rows if isinstance(row, Labelled)] for part, rows in lesson.rows.items()
+    }
+    kind: Any = "regress" if recipe.task.name == "regress" else "multi" if lesson.multi else "classify"
+    texts = {part: [row.text for row in rows] for part, rows in parts.items()}
+    truth = {part: truth_of(rows, lesson.labels, kind) for part, rows in parts.items()}
+    longest = recipe.training.context_length
+
+    def scores(part: str) -> Any:
+        return label_scores(network, lesson.tokenizer, texts[part], longest=longest, long=recipe.data.long)  # type: ignore[arg-type]
+
+    known: Mapping[str, Any] = floors_of.floors(
+        kind,
+        texts["train"],
+        truth["train"],
+        texts["test"],
+        labels=() if kind == "regress" else lesson.labels,
+        class_weights=recipe.task.class_weights if kind != "regress" else "none",
+    )
+    if kind == "regress":
+        return grade(kind, truth["test"], predicted=scores("test")[:, 0].astype(np.float64), floors=known, name=run_name(job))
+    validation = (scores("validation"), truth["validation"]) if texts["validation"] else None
+    return grade(
+        kind,
+        truth["test"],
+        labels=lesson.labels,
+        scores=scores("test"),
+        texts=texts["test"],
+        floors=known,
+        validation=validation,
+        name=run_name(job),
+    )
+
+
+def truth_of(rows: Sequence[Labelled], labels: Sequence[str], kind: str) -> Any:
+    """The labels of rows as arrays: class numbers [rows], 0 and 1 [rows labels], or numbers [rows]."""
+    numbers = {name: number for number, name in enumerate(labels)}
+    if kind == "regress":
+        return np.array([row.label for row in rows], dtype=np.float64)
+    if kind == "classify":
+        return np.array([numbers[str(row.label)] for row in rows], dtype=np.int64)
+    found = np.zeros((len(rows), len(labels)), dtype=np.int64)
+    for at, row in enumerate(rows):
+        found[at, [numbers[name] for name in classes_of(row)]] = 1
+    return found
+
+
+def grade_tags(network: Network, job: FinetuneJob) -> Grades:
+    """Tags of words."""
+    lesson = job.lesson
+    parts = {part: [row for row in rows if isinstance(row, Labelled) and row.words] for part, rows in lesson.rows.items()}
+    words = {part: [row.words for row in rows if row.words] for part, rows in parts.items()}
+    tags = {part: [list(classes_of(row)) for row in rows] for part, rows in parts.items()}
+    listed = {part: [row.words() for row in found] for part, found in words.items()}
+    known = floors_of.floors("tag", listed["train"], tags["train"], listed["test"])
+    options: dict[str, Any] = {"longest": job.recipe.training.context_length, "long": job.recipe.data.long}
+    predicted = word_tags(network, lesson.tokenizer, words["test"], **options)
+    return grade("tag", tags["test"], predicted=predicted, floors=known, name=run_name(job))
+
+
+def grade_answers(network: Network, job: FinetuneJob) -> Grades:
+    """Texts that are written: the last answers of conversations, or the targets of pairs."""
+    lesson = job.lesson
+    rows = lesson.rows["test"][:ANSWERS]
+    prompts: list[Any] = [row.source if isinstance(row, Pair) else row for row in rows]
+    asked = [row.source if isinstance(row, Pair) else last_question(row) for row in rows]
+    truth = [row.target if isinstance(row, Pair) else last_answer(row) for row in rows]
+    written = answers(network, lesson, prompts, max_tokens=256)
+    known = floors_of.floors("text", [], [], asked)
+    return grade("text", truth, predicted=written, texts=asked, floors=known, name=run_name(job))
+
+
+def last_answer(row: Any) -> str:
+    return str(row.messages[-1]["content"])
+
+
+def last_question(row: Any) -> str:
+    return str(row.messages[-2]["content"])
+
+
+def grade_choices(network: Network, job: FinetuneJob) -> Grades:
+    """Choices between two answers."""
+    lesson, recipe = job.lesson, job.recipe
+    rows: Any = lesson.rows["test"]
+    longest = recipe.training.context_length or network.config.context_length
+    options: dict[str, Any] = {"longest": longest, "long": recipe.data.long}
+    found = preference_examples(lesson.tokenizer, ChatTemplate.of(lesson.tokenizer), rows, **options)
+    sizes: dict[str, Any] = {"pad": lesson.tokenizer.pad or 0, "batch_tokens": recipe.training.micro_tokens}
+    before = lesson.fit(job.base()).to(network.device).eval()
+    before.compute_in(job.compute.dtype)
+    examples = with_references(before, found.examples, **sizes)
+    margins = pair_margins(network, Preference(recipe.task.beta), examples, **sizes)
+    answered = [(str(row.chosen[-1]["content"]), str(row.rejected[-1]["content"])) for row in rows]
+    known = floors_of.floors("prefer", [], None, answered) if len(answered) == len(margins) else {}
+    return grade("prefer", None, scores=margins.double().numpy(), floors=known, name=run_name(job))
+
+
+def run_name(job: FinetuneJob) -> str:
+    return f"{job.name}, fine-tuned"
+
+
+GRADERS: dict[str, Callable[[Network, FinetuneJob], Grades]] = {
+    "classify": grade_labels,
+    "regress": grade_labels,
+    "tag": grade_tags,
+    "instruct": grade_answers,
+    "seq2seq": grade_answers,
+    "prefer": grade_choices,
+}
