@@ -12,7 +12,7 @@ import numpy as np
 
 from pellucid.core.errors import ConfigError
 from pellucid.evaluation.intervals import Floats
-from pellucid.evaluation.metrics import class_numbers, flags, numbers, same_length, unspaced
+from pellucid.evaluation.metrics import class_numbers, flags, numbers, unspaced
 
 Task = Literal["classify", "multi", "regress", "tag", "text", "prefer"]
 Weights = Literal["none", "balanced"]
@@ -62,7 +62,10 @@ def floors(
         }
     if task == "prefer":
         return {"the longer answer": Predictions(values=np.array([len(a) - len(b) for a, b in test_texts], dtype=np.float64))}
-    same_length(train_texts, train_truth)
+    if len(train_texts) != len(train_truth):
+        raise ConfigError(f"there are {len(train_truth):,} labels for {len(train_texts):,} training texts; give one for each")
+    if len(train_texts) == 0:
+        raise ConfigError("there are no training texts, so nothing can be learnt; give at least one")
     if task == "tag":
         return frequent_tags(train_texts, train_truth, test_texts)
     if task == "regress":

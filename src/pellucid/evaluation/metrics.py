@@ -6,6 +6,7 @@ So the bootstrap of `intervals.py` is one call, and not a thousand.
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections.abc import Iterable, Sequence
@@ -49,7 +50,7 @@ def numbers(values: Any, what: str) -> Floats:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{what} must be numbers in rows of one length, but {error}") from error
     if found.ndim == 0 or len(found) == 0:
-        raise ConfigError(f"{what} has no rows; give at least one")
+        raise ConfigError(f"{what}: there are no rows; give at least one")
     if not np.isfinite(found).all():
         place = np.argwhere(~np.isfinite(found))[0]
         raise ConfigError(f"{what}, row {place[0]}: {found[tuple(place)]} is not a finite number")
@@ -121,7 +122,7 @@ class Tally:
 
 def sums_by_class(classes: Ints, count: int, weights: Floats) -> Floats:
     """The weights of the rows of each class added up, [... count]."""
-    flat = weights.reshape(-1, weights.shape[-1])
+    flat = weights.reshape(math.prod(weights.shape[:-1]), weights.shape[-1])
     summed: list[Floats] = [np.bincount(classes, row, count).astype(np.float64) for row in flat]
     return np.stack(summed).reshape(*weights.shape[:-1], count)
 
