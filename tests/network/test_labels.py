@@ -228,6 +228,16 @@ def test_an_encoder_decoder_has_no_head_for_labels(head):
     assert str(caught.value) == said
 
 
+def test_weights_that_would_be_lost_are_an_error():
+    network = network_of("qwen3")
+    network.blocks[0].attn.q.register_parameter("down", torch.nn.Parameter(torch.ones(2, 24)))
+    with pytest.raises(ConfigError) as caught:
+        with_labels(network, head="classify", labels=LABELS, seed=0)
+    assert str(caught.value) == (
+        "a network with adapters gets no other head: blocks.0.attn.q.down is no weight of its own; merge them first"
+    )
+
+
 def test_a_head_for_tokens_is_no_head_for_labels(as_for_users):
     with pytest.raises(ConfigError, match="a head for labels must be one of classify, tag, not 'lm'"):
         with_labels(network_of("gpt2"), head="lm", labels=LABELS, seed=0)

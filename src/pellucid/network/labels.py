@@ -35,9 +35,14 @@ def with_labels(
     kept = network.state_dict()
     if (before.head, before.labels, before.problem, before.pooling) != (head, config.labels, problem, pooling):
         kept = {name: weight for name, weight in kept.items() if not name.startswith("head.")}
+    expected = labelled.state_dict()
+    if strangers := [name for name in kept if name not in expected and not name.startswith(("head.", "pooler."))]:
+        raise ConfigError(
+            f"a network with adapters gets no other head: {strangers[0]} is no weight of its own; merge them first"
+        )
     like = network.embedding.weight
     weights, fresh = {}, set[str]()
-    for name, weight in labelled.state_dict().items():
+    for name, weight in expected.items():
         if name in kept:
             weights[name] = kept[name]
         else:
