@@ -164,7 +164,7 @@ def grade(
     elif task == "prefer":
         predicted = scores
     comparison = compare(task, truth, {MODEL: predicted, **others}, tuple(labels))
-    if texts and len(texts) != comparison.rows:
+    if len(texts) not in (0, comparison.rows):
         raise ConfigError(f"there are {len(texts):,} texts for {comparison.rows:,} rows; give one for each")
     estimates, class_f1, difference = comparison.estimate(HEADLINE[task], seed)
     temperature = None if validation is None else fit_temperature(*validation)
@@ -202,7 +202,7 @@ def check_asked(
             f"the task {task!r} {'needs the names of its labels' if labelled else 'has no labels; leave them out'}"
         )
     for what, given in (("texts", texts), ("validation", validation)):
-        if given and not labelled:
+        if given is not None and len(given) and not labelled:
             raise ConfigError(f"{what} have no effect on the grades of the task {task!r}; leave them out")
 
 
