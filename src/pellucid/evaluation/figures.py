@@ -117,7 +117,8 @@ def confused_pairs(counts: Ints, labels: Sequence[str]) -> str:
         axes.barh(range(len(pairs)), lengths, color=CALM)
         axes.set_yticks(range(len(pairs)), names)
         for place, ((true, _), length) in enumerate(zip(pairs, lengths, strict=True)):
-            axes.text(length, place, f" {length:,} of {counts[true].sum():,}", va="center", color=SOFT, fontsize=9)
+            said: Any = {"xytext": (4, 0), "textcoords": "offset points", "va": "center", "color": SOFT, "fontsize": 9}
+            axes.annotate(f"{length:,} of {counts[true].sum():,}", (length, place), **said)
         shown = f"{sum(lengths):,} of {wrong.sum():,} mistakes" if pairs else "no mistakes"
         axes.set(title=f"true → predicted, {shown}", xlim=(0, max(lengths, default=1) * 1.15))
         axes.invert_yaxis()
