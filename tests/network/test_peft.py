@@ -18,7 +18,8 @@ from pellucid.core.errors import ConfigError, ModelError
 from pellucid.network.adapters import LoRA, adapted, attach
 from pellucid.network.families import FAMILIES
 from pellucid.network.labels import with_labels
-from pellucid.network.peft import ADAPTER, PICKLE, WEIGHTS, load_adapter, read_adapter, save_adapter
+from pellucid.network.peft import load_adapter, save_adapter
+from pellucid.network.peft_settings import ADAPTER, PICKLE, WEIGHTS, read_adapter
 from pellucid.network.weights import load_network, save_network
 
 IDS = torch.tensor([[3, 11, 4, 21, 5, 9, 2, 6], [12, 7, 31, 8, 22, 8, 33, 8]])
@@ -462,9 +463,30 @@ def test_a_head_whose_labels_are_not_those_of_its_scores(tmp_path):
     for labels, message in (
         (["a", "b"], f"{tmp_path / WEIGHTS}: classifier.weight has shape (3, 24), not (2, 24); "),
         (["a", "a", "b"], f"{tmp_path / ADAPTER}: labels must differ from one another, not have twice 'a'"),
-        ([1, 2, 3], f"{tmp_path / ADAPTER}: labels must be names, not 1"),
+        ([1, 2, 3], f"{tmp_path / ADAPTER}: pellucid = {{'head': 'tag', 'labels': [1, 2, 3], "),
     ):
         (tmp_path / ADAPTER).write_text(json.dumps(settings | {"pellucid": head | {"labels": labels}}))
         with pytest.raises(ModelError) as caught:
             load_adapter(randomised(OURS["bert"]), read_adapter(tmp_path), base="base")
         assert str(caught.value).startswith(message)
+
+
+def test_a_head_that_transformers_has_not_is_not_taken_for_one_of_its_own(tmp_path):
+    """Its scores come from the mean of all positions: with transformers' own pooling it would answer wrongly."""
+    base = tmp_path / "base"
+    base.mkdir()
+    network = randomised(OURS["bert"])
+    save_network(network, base)
+    network = with_labels(network, head="classify", labels=["a", "b"], pooling="mean", seed=0)
+    save_adapter(attach(network, LoRA(targets=("attn.q",)), seed=0), tmp_path, base=str(base))
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+    with pytest.raises(KeyError, match="classifier"):
+        peft.PeftModel.from_pretrained(model, tmp_path)
+
+
+def test_a_bag_of_words_has_one_too(tmp_path):
+    network = attach(randomised(CONFIGS["bag-of-words"]), LoRA(rank=2), seed=0)
+    shake(dict(network.named_parameters()), "lora_b")
+    save_adapter(network, tmp_path, base="base")
+    again = load_adapter(randomised(CONFIGS["bag-of-words"]), read_adapter(tmp_path), base="base")
+    assert torch.equal(said_here(again), said_here(network))
