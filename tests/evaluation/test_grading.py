@@ -210,6 +210,7 @@ def test_classes_without_a_row_are_said():
         ("classify", [[0, 1, 0]], {"labels": LABELS, "scores": np.eye(3)[:1]}, "does not fit"),
         ("multi", [0, 1], {"labels": LABELS, "scores": np.eye(3)[:2]}, "does not fit"),
         ("classify", [0, 1], {"labels": LABELS, "scores": np.eye(3)[:2], "texts": ["a"]}, "there are 1 texts for 2 rows"),
+        ("classify", [0], {"labels": LABELS, "scores": [[0, 0, 1]], "validation": (np.eye(2), [0, 1])}, "not for the 3 labels"),
         ("tag", [["O"]], {"predicted": [["X"]]}, "'X' is no tag of spans"),
         ("text", ["a"], {"predicted": ["a", "b"]}, "there are 2 predictions for 1 rows"),
         ("prefer", [1], {"scores": [1.0]}, "preferences have no truth"),

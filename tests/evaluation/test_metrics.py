@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from scipy import stats
@@ -90,6 +90,7 @@ def test_regression_on_constants_is_a_number():
     assert metrics.regression(same, other)["r2"] == 0
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 1000))
 def test_weights_are_repeated_rows(seed):
     """What the bootstrap rests on: a row that weighs three is three rows, one that weighs nothing is none."""

@@ -155,6 +155,10 @@ def grade(
     logits = None
     if task in ("classify", "multi"):
         logits, truth = calibration.checked(scores, truth)
+        if validation is not None and np.shape(validation[0])[1:] != logits.shape[1:]:
+            raise ConfigError(
+                f"validation logits of shape {list(np.shape(validation[0]))} are not for the {logits.shape[1]} labels graded"
+            )
         if logits.shape[1] != len(labels) or (truth.ndim == 2) != (task == "multi"):
             raise ConfigError(
                 f"the task {task!r} with {len(labels)} labels does not fit logits of shape {list(logits.shape)} and a truth of "
