@@ -71,6 +71,8 @@ def run_tasks(
     progress = progress or Silent()
     check_scores_text(network)
     check_batch(batch_tokens)
+    if not tasks:
+        raise ConfigError("no task was given; name one of lm-eval's, such as --tasks blimp")
     for name, number, least in (("limit", limit, 1), ("num_fewshot", num_fewshot, 0)):
         if number is not None and number < least:
             raise ConfigError(f"{name} must be at least {least}, not {number}")
@@ -82,7 +84,9 @@ def run_tasks(
     except ImportError:
         raise MissingExtraError("evaluating on tasks", "eval") from None
     with quiet(progress), seeded():
-        manager = TaskManager(include_path=None if include_path is None else str(include_path))
+        manager = None if include_path is None else TaskManager(include_path=str(include_path), include_defaults=False)
+        if manager is None or not all(name in manager.all_subtasks for name in tasks):  # lm-eval's own take seconds to list
+            manager = TaskManager(include_path=include_path and str(include_path))
         loaded = load(manager, find(tasks, manager.all_tasks))
         chosen = {name: task for found in loaded for name, task in found["tasks"].items()}
         for name, task in chosen.items():
@@ -113,8 +117,6 @@ def find(asked: Sequence[str], known: Sequence[str]) -> list[str]:
             hint = f"did you mean {', '.join(close)}?" if close else "`lm-eval ls tasks` lists them"
             raise ConfigError(f"lm-eval has no task {name!r}; {hint}")
         found |= dict.fromkeys(matching)
-    if not found:
-        raise ConfigError("no task was given; name one of lm-eval's, such as --tasks blimp")
     return list(found)
 
 

@@ -16,6 +16,7 @@ from pellucid.network.network import Network
 from pellucid.text.tokenizer import Tokenizer
 
 BATCH_TOKENS = 4096
+LIKE = 0.75  # rows that are read together have at least this share of the longest one's length: filling is work for nothing
 SCORES = 2**23  # scores that are held at once: 32 MB, whatever the vocabulary
 
 Pair = tuple[Sequence[int], Sequence[int]]  # tokens that are only read, and those after them whose likelihood is asked
@@ -81,8 +82,9 @@ def likelihoods(
     found: dict[int, Likelihood] = {}
     order = sorted(asked, key=len, reverse=True)
     while order:
-        size = max(1, batch_tokens // len(order[0]))
-        together, order = order[:size], order[size:]
+        longest = len(order[0])
+        together = [row for row in order[: max(1, batch_tokens // longest)] if len(row) >= LIKE * longest]
+        order = order[len(together) :]
         ids, _ = padded([list(row) for row in together], network.device)
         hidden = network.encode(ids)  # causal: filling on the right is seen by nobody
         wanted = [(row, len(read), *pair) for row, read in enumerate(together) for pair in asked[read]]
