@@ -135,7 +135,7 @@ def finetune(
     base = FinetuneRecipe.load(recipe) if recipe else FinetuneRecipe()
     chosen = base.override(merge(shorthands, with_dashes(fields.given()), LENGTHS))
     options: dict[str, Any] = {"resume": resume, "force": force, "progress": console(quiet=quiet)}
-    if seeds > 1:
+    if seeds != 1:
         spread = teach_seeds(chosen, model, out, seeds=seeds, **options)
         return show_json(spread.to_json()) if json else print(*spread.lines(), sep="\n")
     run = teach(chosen, model, out, **options)
@@ -149,7 +149,7 @@ def finetune(
 
 def next_step(recipe: FinetuneRecipe, where: str) -> str:
     """What to try with the new model."""
-    if recipe.task.name in ("classify", "tag", "regress"):
+    if recipe.task.name in (None, "classify", "tag", "regress"):
         return f"use it            pellucid predict {where} --data FILE --out FILE"
     if recipe.method.name == "lora":
         return f"merge it          pellucid adapter merge {where} --out FOLDER"

@@ -37,7 +37,7 @@ from pellucid.training.running import Sample
 from pellucid.training.scores import pair_margins
 
 GRADES = "grades.json"
-ANSWERS = 200  # texts that are written to be graded: each takes as long as an answer
+TOGETHER = 16  # answers that are written at a time
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,8 @@ def teach_seeds(
     progress: Progress,
 ) -> Spread:
     """`teach` several times, with the seeds from that of the recipe on, into `out`/seed-N; the rows held out are the same."""
+    if seeds < 1:
+        raise ConfigError(f"--seeds is {seeds}; it must be at least 1")
     folders = [out / f"seed-{recipe.training.seed + number}" for number in range(seeds)]
     if out.exists() and not (resume or force):
         raise RunError(
@@ -163,11 +165,14 @@ def answers(network: Network, lesson: Lesson, prompts: Sequence[str | Conversati
         else:
             inputs.append(tokenizer.encode(prompt, framed=config.architecture == "encoder-decoder"))
     most = max(1, min(max_tokens, config.context_length - (max(map(len, inputs)) if config.causal and lesson.ends else 1)))
-    greedy = Sampling(temperature=0.0)
-    written = [
-        engine.generate(network, tokenizer, [ids], max_tokens=most, sampling=greedy, ends=lesson.ends)[0] for ids in inputs
-    ]
-    return [text.text.strip() for text in written]
+    options: dict[str, Any] = {"max_tokens": most, "sampling": Sampling(temperature=0.0), "ends": lesson.ends}
+    order = sorted(range(len(inputs)), key=lambda number: -len(inputs[number]))
+    written = [""] * len(inputs)
+    for together in (order[start : start + TOGETHER] for start in range(0, len(order), TOGETHER)):
+        texts = engine.generate(network, tokenizer, [inputs[number] for number in together], **options)
+        for number, text in zip(together, texts, strict=True):
+            written[number] = text.text.strip()
+    return written
 
 
 def graded(run: RunFolder, job: FinetuneJob, progress: Progress) -> Grades | None:
@@ -178,7 +183,7 @@ def graded(run: RunFolder, job: FinetuneJob, progress: Progress) -> Grades | Non
     progress.say(f"grading on {len(test):,} test rows, beside the floors")
     network = open_model(run.path).network.to(job.compute.device).eval()
     network.compute_in(job.compute.dtype)
-    found = GRADERS[job.recipe.task.name](network, job)
+    found = GRADERS[job.recipe.task.name or "classify"](network, job)
     write_json(run.path / GRADES, found.to_json())
     write_text(run.report, found.to_html())
     return found
@@ -250,13 +255,13 @@ def grade_tags(network: Network, job: FinetuneJob) -> Grades:
 def grade_answers(network: Network, job: FinetuneJob) -> Grades:
     """Texts that are written: the last answers of conversations, or the targets of pairs."""
     lesson = job.lesson
-    rows = lesson.rows["test"][:ANSWERS]
+    rows = lesson.rows["test"][: job.recipe.data.graded_answers]
     prompts: list[Any] = [row.source if isinstance(row, Pair) else row for row in rows]
     asked = [row.source if isinstance(row, Pair) else last_question(row) for row in rows]
     truth = [row.target if isinstance(row, Pair) else last_answer(row) for row in rows]
-    written = answers(network, lesson, prompts, max_tokens=256)
+    written = answers(network, lesson, prompts, max_tokens=128)
     known = floors_of.floors("text", [], [], asked)
-    return grade("text", truth, predicted=written, texts=asked, floors=known, name=run_name(job))
+    return grade("text", truth, predicted=written, floors=known, name=run_name(job))
 
 
 def last_answer(row: Any) -> str:

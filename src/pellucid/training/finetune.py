@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,8 +89,14 @@ class FinetuneJob:
     def start(self) -> TrainState:
         """The model as it was, with what the task needs; what is trained is fp32."""
         training = self.recipe.training
-        network = self.lesson.fit(self.base())
+        network = self.base()
+        if self.recipe.method.fresh:
+            network = build(network.config, seed=training.seed)
+        network = self.lesson.fit(network)
         self.choose_weights(network)
+        if self.lesson.unit != 1.0:
+            for weight in network.scores.parameters():  # so that the largest gradient does not depend on the labels' unit
+                weight.register_hook(lambda gradient: gradient * self.lesson.unit)
         network = network.to(self.compute.device).train()
         network.compute_in(self.compute.dtype, recompute=training.recompute)
         return TrainState(network=network, optimizers=Optimizers(network, self.recipe.optimizer, self.share(network.config)))
@@ -98,10 +105,6 @@ class FinetuneJob:
         """Which weights move, and in what type they are held: those that do in fp32, those that stay as they are computed."""
         method, training = self.recipe.method, self.recipe.training
         network.requires_grad_(True)
-        if method.fresh:
-            fresh = build(network.config, seed=training.seed).state_dict()
-            network.load_state_dict(fresh, assign=True)
-            network.tie()
         if method.name == "lora":
             lora = LoRA(
                 rank=method.rank,
@@ -122,7 +125,7 @@ class FinetuneJob:
                 weight.data = weight.data.to(torch.float32, copy=True)
             elif method.name == "lora":
                 weight.data = weight.data.to(self.compute.dtype)
-        usual = 0.0 if method.name == "head" else network.config.dropout
+        usual = 0.0 if method.name == "head" or self.recipe.task.name == "prefer" else network.config.dropout
         drop(network, usual if training.dropout is None else training.dropout)
 
     def share(self, config: ModelConfig) -> Callable[[str], float]:
@@ -133,7 +136,7 @@ class FinetuneJob:
 
         def factor(name: str) -> float:
             if config.labels and re.match(r"(head|pooler)\.", name):
-                scaled = self.lesson.head_share if name in ("head.weight", "head.bias") else 1.0
+                scaled = self.lesson.unit if name in ("head.weight", "head.bias") else 1.0
                 return (1.0 if head is None else head / rate) * scaled
             block = re.search(r"blocks\.(\d+)\.", name)
             depth = (
@@ -184,7 +187,7 @@ def finetune(
         recipe, asked = resumed(run, recipe), recipe
     else:
         run.check_free(force=force)
-        asked = recipe
+        recipe, asked = recipe.settled(), recipe
     training = recipe.training
     compute = choose(device=training.device, precision=training.precision, threads=training.threads)
     job = FinetuneJob(
@@ -212,7 +215,7 @@ def finetune(
             info = describe(job, asked, hashes) | {"recipe": hash_file(new.recipe)}
             write_json(new.info, info)
     with run.locked():
-        learn(run, job, progress, sample(job.lesson, training.prompt), recipe.verb)
+        learn(run, job, progress, sample(job.lesson, training.prompt), f"{recipe.verb} {shlex.quote(name)}")
         finish(run)
     return run, job
 
@@ -221,8 +224,9 @@ def decide(job: FinetuneJob, out: Path) -> FinetuneJob:
     """Fix all that the recipe leaves open, and check that the run fits into memory and disk."""
     recipe, lesson = job.recipe, job.lesson
     training, optimizer, config = recipe.training, recipe.optimizer, lesson.fit(job.base()).config
-    if training.patience is not None and lesson.validate is None:
-        raise ConfigError("training.patience has no effect without validation data; leave it out, or hold some out")
+    for field in ("patience", "target_loss", "evaluate_every"):
+        if lesson.validate is None and getattr(training, field) not in (None, "auto"):
+            raise ConfigError(f"training.{field} has no effect without validation data; leave it out, or hold some out")
     if recipe.method.name == "lora" and config.vocab_size != job.base().config.vocab_size:
         raise ConfigError(
             "the model has no tokens for the turns of a conversation, and an adapter cannot add them; use --method full, "

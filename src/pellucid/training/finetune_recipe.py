@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from pellucid.core.errors import ConfigError
 from pellucid.training.recipe import Schedule
 from pellucid.training.settings import Section, Settings
 
@@ -13,23 +14,26 @@ LENGTHS = ("epochs", "steps")
 TaskName = Literal["classify", "tag", "regress", "continue", "instruct", "seq2seq", "prefer"]
 LABELLED = ("classify", "tag", "regress")  # tasks that end in a head for labels
 WRITING = ("instruct", "seq2seq")  # tasks that end in texts
-COLUMNS = {  # the columns that each task reads, of those that can be named
-    "classify": ("text_column", "label_column"),
-    "regress": ("text_column", "label_column"),
-    "tag": ("text_column", "label_column"),
-    "continue": ("text_column",),
-    "instruct": (),
-    "seq2seq": ("text_column", "label_column"),
-    "prefer": (),
+FILES = ("train", "validation", "validation_fraction")
+PARTS = (*FILES, "test", "test_fraction", "split_seed", "long")
+ROWS = (*PARTS, "text_column", "label_column", "split_column", "column_names", "on_empty", "encoding", "on_bad_bytes")
+READ = {  # what each task reads of the section `data`
+    "classify": (*ROWS, "html_breaks", "multi_separator", "max_labels"),
+    "regress": (*ROWS, "html_breaks"),
+    "tag": ROWS,
+    "continue": (*FILES, "text_column", "encoding", "on_bad_bytes", "html_breaks"),
+    "instruct": PARTS,
+    "seq2seq": (*PARTS, "text_column", "label_column"),
+    "prefer": PARTS,
 }
 
 
 class Task(Section):
     """What is learnt."""
 
-    name: TaskName = Field(
-        "classify",
-        description="classify, tag, regress: labels; continue: more text; instruct: answers; seq2seq: texts; prefer: choices",
+    name: TaskName | None = Field(
+        None,
+        description="classify (without it), tag, regress, continue (text), instruct (answers), seq2seq (texts), prefer (choices)",
     )
     pooling: Literal["mean", "first", "last"] | None = Field(
         None, description="what a classifier reads: the mean over the text, its first or its last token; without it what suits"
@@ -48,6 +52,7 @@ class Task(Section):
             "regress": ("pooling",),
             "prefer": ("beta",),
             "instruct": ("pack",),
+            None: ("pooling", "class_weights", "smoothing", "beta", "pack"),
         }.get(self.name, ())
         idle = [name for name in ("pooling", "class_weights", "smoothing", "beta", "pack") if name not in used]
         return dict.fromkeys(idle, f"with task {self.name}")
@@ -84,8 +89,9 @@ class Examples(Section):
 class Method(Section):
     """How much of the model changes."""
 
-    name: Literal["full", "lora", "head"] = Field(
-        "full", description="full: all weights; lora: low-rank adapters beside the matrices; head: the head for labels alone"
+    name: Literal["full", "lora", "head"] | None = Field(
+        None,
+        description="full (without it): all weights; lora: low-rank adapters beside the matrices; head: that for labels alone",
     )
     rank: int = Field(16, ge=1, le=4096, description="lora: width of the adapters")
     alpha: float = Field(32.0, gt=0, description="lora: the adapters' share is alpha / rank")
@@ -97,7 +103,7 @@ class Method(Section):
 
     def without_effect(self) -> dict[str, str]:
         own = {"lora": ("rank", "alpha", "adapter_dropout", "targets"), "full": ("freeze", "layer_decay", "fresh")}
-        idle = [name for kind, names in own.items() for name in names if kind != self.name]
+        idle = [name for kind, names in own.items() for name in names if kind != (self.name or kind)]
         return dict.fromkeys(idle, f"with method {self.name}")
 
 
@@ -177,19 +183,26 @@ class FinetuneRecipe(Settings):
     schedule: TuningSchedule = TuningSchedule()
     training: Tuning = Tuning()
 
-    @model_validator(mode="after")
-    def fits_the_task(self) -> Self:
-        task = self.task.name
+    def settled(self) -> FinetuneRecipe:
+        """The recipe with task and method written out. Raises `ConfigError` for what they make idle in other sections."""
+        return self.override(
+            {"task": {"name": self.task.name or "classify"}, "method": {"name": self.method.name or "full"}}
+        ).fitting()
+
+    def fitting(self) -> Self:
+        """The same recipe, unless a section has something that the task makes idle."""
+        task = self.task.name or "classify"
         if self.method.name == "head" and task not in LABELLED:
-            raise ValueError(f"method head needs a head for labels, which task {task} has not; use full or lora")
+            raise ConfigError(f"method head needs a head for labels, which task {task} has not; use full or lora")
         if "head_learning_rate" in self.optimizer.model_fields_set and task not in LABELLED:
-            raise ValueError(f"head_learning_rate has no effect with task {task}; leave it out")
-        for name in ("text_column", "label_column"):
-            if name in self.data.model_fields_set and name not in COLUMNS[task]:
-                raise ValueError(f"{name} has no effect with task {task}, whose columns are recognised; leave it out")
-        for name in ("multi_separator", "max_labels"):
-            if name in self.data.model_fields_set and task != "classify":
-                raise ValueError(f"{name} has no effect with task {task}; leave it out")
+            raise ConfigError(f"optimizer.head_learning_rate has no effect with task {task}; leave it out")
+        if self.method.fresh and task == "prefer":
+            raise ConfigError(
+                "method.fresh makes no sense with task prefer, which begins with a model's own answers; leave it out"
+            )
+        for name, field in Examples.model_fields.items():
+            if getattr(self.data, name) != field.default and name not in READ[task]:
+                raise ConfigError(f"data.{name} has no effect with task {task}; leave it out")
         if self.training.prompt and task in LABELLED:
-            raise ValueError(f"prompt has no effect with task {task}, which writes no text; leave it out")
+            raise ConfigError(f"training.prompt has no effect with task {task}, which writes no text; leave it out")
         return self

@@ -15,6 +15,7 @@ from pellucid.core.errors import ConfigError, CorpusError
 from pellucid.core.progress import Progress
 from pellucid.network.config import ModelConfig, Pooling, Problem
 from pellucid.network.labels import with_labels
+from pellucid.network.layers import Head
 from pellucid.network.network import Network
 from pellucid.network.vocabulary import with_vocabulary
 from pellucid.text.alignment import encode_words
@@ -61,7 +62,7 @@ class Lesson:
     labels: tuple[str, ...] = ()
     multi: bool = False
     group: int = 1  # rows that belong together
-    head_share: float = 1.0  # by what the rate of the head is multiplied
+    unit: float = 1.0  # in which the head counts: its rate is multiplied by this, and so are its gradients
     ends: frozenset[int] = frozenset()  # tokens at which an answer ends
     findings: tuple[str, ...] = ()  # about the data, in sentences
     fingerprint: Mapping[str, str] = field(default_factory=dict)
@@ -86,7 +87,7 @@ def lesson(recipe: FinetuneRecipe, start: Start, sources: Sources | Corpus | Non
 
     Raises a `PellucidError` for data that cannot be learnt from, and for a task that the network cannot learn.
     """
-    task, longest = recipe.task.name, recipe.training.context_length
+    task, longest = recipe.task.name or "classify", recipe.training.context_length
     if longest is not None and longest > start.config.context_length:
         raise ConfigError(
             f"training.context_length is {longest:,}, but the model reads at most {start.config.context_length:,} tokens; "
@@ -154,6 +155,7 @@ def label_lesson(recipe: FinetuneRecipe, start: Start, sources: Sources | None) 
     rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     labels = (read_of_train.label_column,) if kind == "regress" else in_order(label_names(splits.train), start.config)
     problem: Problem = "regression" if kind == "regress" else "multi" if read_of_train.multi else "single"
+    refuse_idle(recipe, start.config, problem)
     coded = coder(labels, problem)
     examples: dict[str, list[Example]] = {}
     findings = list(splits.findings.sentences())
@@ -169,11 +171,10 @@ def label_lesson(recipe: FinetuneRecipe, start: Start, sources: Sources | None) 
 
     def fit(network: Network) -> Network:
         head = "tag" if kind == "tag" else "classify"
+        before = network.head
         network = with_labels(network, head=head, labels=labels, problem=problem, pooling=pooling, seed=training.seed)  # type: ignore[arg-type]
-        bias = None if network.head is None else network.head.bias
-        if kind == "regress" and bias is not None:
-            with torch.no_grad():
-                bias.fill_(float(numbers.mean()))  # a good first guess, wherever the numbers lie
+        if kind == "regress":
+            standardise(network.scores, before, numbers)
         return network
 
     batches = ExampleBatches(examples["train"], batch_size=training.batch_size, seed=training.seed, pad=start.pad)
@@ -192,13 +193,22 @@ def label_lesson(recipe: FinetuneRecipe, start: Start, sources: Sources | None) 
         rows=rows,
         labels=labels,
         multi=problem == "multi",
-        head_share=float(numbers.std()) if kind == "regress" else 1.0,
+        unit=float(numbers.std()) if kind == "regress" else 1.0,
         findings=tuple(findings),
         fingerprint={
             "labelled data": digest([[(row.text, row.label) for row in rows[part]] for part in PARTS]),
             "set of labels": digest(labels),
         },
     )
+
+
+def standardise(head: Head, before: Head | None, numbers: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+    """Let a new head begin with the mean of the numbers, and with scores as far apart as they are; one that is kept stays."""
+    if before is None or head.weight.data_ptr() != before.weight.data_ptr():
+        with torch.no_grad():
+            head.weight.mul_(float(numbers.std()))
+            if head.bias is not None:
+                head.bias.fill_(float(numbers.mean()))
 
 
 def in_order(names: Sequence[str], config: ModelConfig) -> tuple[str, ...]:
@@ -209,6 +219,14 @@ def in_order(names: Sequence[str], config: ModelConfig) -> tuple[str, ...]:
 def usual_pooling(config: ModelConfig) -> Pooling:
     """What a classifier reads, unless a user says: what its head reads already, else the mean."""
     return config.pooling if config.head == "classify" else "mean"
+
+
+def refuse_idle(recipe: FinetuneRecipe, config: ModelConfig, problem: Problem) -> None:
+    """Raise `ConfigError` for settings that have no effect on such labels, or in such a network."""
+    if recipe.task.smoothing and problem == "multi":
+        raise ConfigError("task.smoothing has no effect on texts that can have several labels; leave it out")
+    if recipe.task.pooling is not None and config.architecture == "bag-of-words":
+        raise ConfigError("task.pooling has no effect on a bag of words, which is a mean already; leave it out")
 
 
 def coder(labels: Sequence[str], problem: Problem) -> Callable[[Labelled], Any]:
@@ -327,6 +345,10 @@ def answer_lesson(recipe: FinetuneRecipe, start: Start, sources: Sources | None)
         findings += [f"{found.long:,} rows in {part} exceed the context; --long {data.long}"] if found.long else []
         findings += [f"{part}: {found.tokens:,} tokens, of which {found.learned:,} are learnt"]
     group = 2 if task.name == "prefer" else 1
+    if "pack" in task.model_fields_set and start.config.architecture == "recurrent":
+        raise ConfigError(
+            f"task.pack has no effect on a {start.config.family} model, which reads one text at a time; leave it out"
+        )
 
     def fit(network: Network) -> Network:
         return with_vocabulary(network, tokenizer.vocab_size)
