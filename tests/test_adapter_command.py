@@ -13,7 +13,6 @@ from pellucid.network.adapters import LoRA, adapted, attach
 from pellucid.network.families import FAMILIES
 from pellucid.network.labels import with_labels
 from pellucid.network.peft import save_adapter
-from pellucid.network.vocabulary import with_vocabulary
 from pellucid.network.weights import save_network
 
 TEXT = "Alice was be"
@@ -144,30 +143,6 @@ def test_an_adapter_with_its_own_tokenizer_uses_it(made, tmp_path):
     assert pellucid.load(made / "adapter").tokenizer.chat_template is None
 
 
-def grown(folder, made, tokens):
-    """An adapter whose tokenizer was given more tokens."""
-    run = pellucid.load(made / "run")
-    tokenizer = run.tokenizer
-    tokenizer.backend.add_special_tokens([f"<|extra_{i}|>" for i in range(tokens)])
-    network = with_vocabulary(run.network, run.config.vocab_size + tokens)
-    save_adapter(shaken(network), folder, base=str(made / "run"))
-    type(tokenizer)(tokenizer.backend, tokenizer.config).save(folder)
-    return network
-
-
-def test_an_adapter_may_have_been_made_with_a_few_tokens_more(cli, made, tmp_path):
-    network = grown(tmp_path / "adapter", made, 2)
-    model = pellucid.load(tmp_path / "adapter")
-    vocab_size = pellucid.load(made / "run").config.vocab_size + 2
-    assert model.tokenizer.vocab_size == model.config.vocab_size == vocab_size
-    ids = torch.tensor([[1, vocab_size - 1, vocab_size - 2]])
-    with torch.no_grad():
-        assert torch.equal(model(ids).logits, network(ids).logits)
-    assert cli("adapter", "merge", tmp_path / "adapter", "--out", tmp_path / "merged")[0] == 0
-    with torch.no_grad():
-        assert (pellucid.load(tmp_path / "merged")(ids).logits - network(ids).logits).abs().max() < 1e-4
-
-
 @torch.no_grad()
 @pytest.mark.parametrize(("family", "pooling"), [("bert", "first"), ("bert", "mean"), ("qwen3", "last")])
 def test_a_classifier_takes_its_head_along(cli, made, tmp_path, family, pooling):
@@ -241,11 +216,14 @@ class TestRefused:
             assert "is an adapter; make a model of it first, with: pellucid adapter merge" in err
         assert not (tmp_path / "a.gguf").exists()
 
-    def test_a_tokenizer_with_many_tokens_more(self, merge, made, tmp_path):
-        grown(tmp_path / "adapter", made, 1001)
-        assert merge(tmp_path / "adapter") == (
-            f"{tmp_path / 'adapter'}: the tokenizer has 1,001 tokens more than the vocabulary of {made / 'run'}, "
-            "which an adapter does not add; put back the tokenizer that belongs to it"
+    def test_a_tokenizer_with_more_tokens_than_the_base(self, merge, made, tmp_path):
+        shutil.copytree(made / "adapter", tmp_path / "adapter")
+        tokenizer = pellucid.load(made / "run").tokenizer
+        tokenizer.backend.add_special_tokens(["<|one|>"])
+        tokenizer.save(tmp_path / "adapter")
+        assert merge(tmp_path / "adapter", "--base", made / "run") == (
+            f"{tmp_path / 'adapter'}: the tokenizer has 53 tokens, but the network's vocabulary is 52; "
+            "put back the tokenizer that belongs to it"
         )
 
     def test_a_type_that_there_is_not(self, merge, made):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +22,6 @@ from pellucid.network.network import Network
 from pellucid.network.peft import load_adapter
 from pellucid.network.peft_settings import Adapter, is_adapter, read_adapter
 from pellucid.network.sources import Safetensors, TensorFile, is_pickle, pickle_refusal
-from pellucid.network.vocabulary import with_vocabulary
 from pellucid.network.weights import (
     CONFIG,
     GENERATION_CONFIG,
@@ -41,7 +40,6 @@ Dtype = Literal["fp32", "bf16", "f16"]
 
 DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 OWN_TOKENIZER = ("tokenizer.json", "vocab.json", "vocab.txt")  # of which an adapter's folder may have one
-MORE_TOKENS = 1_000  # that a tokenizer may have been given for an adapter, such as those around turns of a conversation
 FORMS = "a run folder, a model folder, a .gguf file, a llama2.c .bin file, or a model's name on the hub"
 
 
@@ -113,14 +111,10 @@ def open_adapter(folder: Path, *, base: str | None = None, dtype: torch.dtype | 
     adapter = read_adapter(folder)
     files = open_files(find_base(adapter) if base is None else find_model(base))
     verify_file(adapter.path)
-    network, own = files.network(dtype=dtype), any((folder / name).exists() for name in OWN_TOKENIZER)
-    tokenizer = Tokenizer.load(folder) if own else files.fitting_tokenizer()
-    if (more := tokenizer.vocab_size - network.config.vocab_size) > MORE_TOKENS:
-        raise ModelError(
-            f"{folder}: the tokenizer has {more:,} tokens more than the vocabulary of {base or adapter.base}, "
-            "which an adapter does not add; put back the tokenizer that belongs to it"
-        )
-    network = load_adapter(with_vocabulary(network, tokenizer.vocab_size), adapter, base=base or adapter.base)
+    own = any((folder / name).exists() for name in OWN_TOKENIZER)
+    said = replace(files, path=folder, tokenizer=lambda: Tokenizer.load(folder)) if own else files
+    tokenizer = said.fitting_tokenizer()
+    network = load_adapter(files.network(dtype=dtype), adapter, base=base or adapter.base)
     return Opened(network, tokenizer, folder if (folder / GENERATION_CONFIG).exists() else files.path)
 
 
