@@ -22,8 +22,8 @@ READ = {  # what each task reads of the section `data`
     "regress": (*ROWS, "html_breaks"),
     "tag": ROWS,
     "continue": (*FILES, "text_column", "encoding", "on_bad_bytes", "html_breaks"),
-    "instruct": PARTS,
-    "seq2seq": (*PARTS, "text_column", "label_column"),
+    "instruct": (*PARTS, "graded_answers"),
+    "seq2seq": (*PARTS, "graded_answers", "text_column", "label_column"),
     "prefer": PARTS,
 }
 
@@ -33,7 +33,7 @@ class Task(Section):
 
     name: TaskName | None = Field(
         None,
-        description="classify (without it), tag, regress, continue (text), instruct (answers), seq2seq (texts), prefer (choices)",
+        description="classify (without it), tag, regress, continue, instruct, seq2seq or prefer; see pellucid finetune --help",
     )
     pooling: Literal["mean", "first", "last"] | None = Field(
         None, description="what a classifier reads: the mean over the text, its first or its last token; without it what suits"
@@ -68,6 +68,7 @@ class Examples(Section):
     test: list[str] = Field([], description="files to grade the result on; without them a share of the data")
     validation_fraction: float = Field(0.1, ge=0, lt=1, description="share held out for validation; 0: none")
     test_fraction: float = Field(0.1, ge=0, lt=1, description="share held out for the test; 0: none")
+    graded_answers: int = Field(32, ge=1, description="instruct, seq2seq: test rows whose answers are written and graded")
     text_column: str | None = Field(None, description="column that holds the text; without it recognised")
     label_column: str | None = Field(None, description="column that holds the label, or several with commas between")
     split_column: str | None = Field(None, description="column that says train, validation or test; without it recognised")
