@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pellucid.core.errors import ConfigError, RunError
+from pellucid.core.errors import ConfigError, CorpusError, RunError
 from pellucid.core.files import write_json, write_text
 from pellucid.core.progress import Progress
 from pellucid.core.run import RunFolder
@@ -22,7 +22,7 @@ from pellucid.generation.sampling import Sampling
 from pellucid.loading import find_model, open_model, special_ids
 from pellucid.network.adapters import adapted
 from pellucid.network.network import Network
-from pellucid.text.chat import ChatTemplate, encode_chat
+from pellucid.text.chat import ChatTemplate
 from pellucid.text.conversations import Conversation
 from pellucid.text.corpus import Corpus
 from pellucid.text.labelled import Labelled, classes_of
@@ -122,6 +122,8 @@ def teach_seeds(
     """`teach` several times, with the seeds from that of the recipe on, into `out`/seed-N; the rows held out are the same."""
     if seeds < 1:
         raise ConfigError(f"--seeds is {seeds}; it must be at least 1")
+    if RunFolder(out).is_run():
+        raise RunError(f"{out} is a single run, so it cannot hold those of several seeds; choose another --out")
     folders = [out / f"seed-{recipe.training.seed + number}" for number in range(seeds)]
     if out.exists() and not (resume or force):
         raise RunError(
@@ -155,23 +157,22 @@ def answers(network: Network, lesson: Lesson, prompts: Sequence[str | Conversati
     """What a network that writes answers, greedily, to prompts, to conversations up to their last turn, or to texts."""
     network.eval()
     tokenizer, config = lesson.tokenizer, network.config
-    inputs: list[list[int]] = []
-    for prompt in prompts:
-        if isinstance(prompt, Conversation):
-            inputs.append(encode_chat(tokenizer, ChatTemplate.of(tokenizer), prompt.messages[:-1], add_generation_prompt=True))
-        elif lesson.ends:
-            asked = [{"role": "user", "content": prompt}]
-            inputs.append(encode_chat(tokenizer, ChatTemplate.of(tokenizer), asked, add_generation_prompt=True))
-        else:
-            inputs.append(tokenizer.encode(prompt, framed=config.architecture == "encoder-decoder"))
-    most = max(1, min(max_tokens, config.context_length - (max(map(len, inputs)) if config.causal and lesson.ends else 1)))
-    options: dict[str, Any] = {"max_tokens": most, "sampling": Sampling(temperature=0.0), "ends": lesson.ends}
+    inputs = [lesson.asked(prompt, config) for prompt in prompts]
+    if config.architecture == "encoder-decoder":
+        rooms = [config.context_length - 1] * len(inputs)
+    else:
+        rooms = [config.context_length - len(ids) for ids in inputs]
+    options: dict[str, Any] = {"sampling": Sampling(temperature=0.0), "ends": lesson.ends}
     order = sorted(range(len(inputs)), key=lambda number: -len(inputs[number]))
     written = [""] * len(inputs)
-    for together in (order[start : start + TOGETHER] for start in range(0, len(order), TOGETHER)):
-        texts = engine.generate(network, tokenizer, [inputs[number] for number in together], **options)
-        for number, text in zip(together, texts, strict=True):
-            written[number] = text.text.strip()
+    for full in (False, True):  # those that may have fewer tokens than asked for fill the context
+        chosen = [number for number in order if (rooms[number] >= max_tokens) == full]
+        for start in range(0, len(chosen), TOGETHER):
+            together = chosen[start : start + TOGETHER]
+            limit = max_tokens if full else None
+            texts = engine.generate(network, tokenizer, [inputs[number] for number in together], max_tokens=limit, **options)
+            for number, text in zip(together, texts, strict=True):
+                written[number] = text.text.strip()
     return written
 
 
@@ -255,13 +256,22 @@ def grade_tags(network: Network, job: FinetuneJob) -> Grades:
 def grade_answers(network: Network, job: FinetuneJob) -> Grades:
     """Texts that are written: the last answers of conversations, or the targets of pairs."""
     lesson = job.lesson
-    rows = lesson.rows["test"][: job.recipe.data.graded_answers]
-    prompts: list[Any] = [row.source if isinstance(row, Pair) else row for row in rows]
+    config = network.config
+    most = config.context_length - (config.architecture != "encoder-decoder")
+    rows = [row for row in lesson.rows["test"] if len(lesson.asked(prompt_of(row), config)) <= most]
+    if not rows:
+        raise CorpusError(f"every test row fills the context of {config.context_length:,} tokens, so no answer can be graded")
+    rows = rows[: job.recipe.data.graded_answers]
+    prompts = [prompt_of(row) for row in rows]
     asked = [row.source if isinstance(row, Pair) else last_question(row) for row in rows]
     truth = [row.target if isinstance(row, Pair) else last_answer(row) for row in rows]
     written = answers(network, lesson, prompts, max_tokens=128)
     known = floors_of.floors("text", [], [], asked)
     return grade("text", truth, predicted=written, floors=known, name=run_name(job))
+
+
+def prompt_of(row: Any) -> str | Conversation:
+    return str(row.source) if isinstance(row, Pair) else row
 
 
 def last_answer(row: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -96,7 +96,7 @@ class FinetuneJob:
         self.choose_weights(network)
         if self.lesson.unit != 1.0:
             for weight in network.scores.parameters():  # so that the largest gradient does not depend on the labels' unit
-                weight.register_hook(lambda gradient: gradient * self.lesson.unit)
+                weight.register_hook(lambda gradient: gradient * self.lesson.unit)  # type: ignore[no-untyped-call]
         network = network.to(self.compute.device).train()
         network.compute_in(self.compute.dtype, recompute=training.recompute)
         return TrainState(network=network, optimizers=Optimizers(network, self.recipe.optimizer, self.share(network.config)))
@@ -188,6 +188,7 @@ def finetune(
     else:
         run.check_free(force=force)
         recipe, asked = recipe.settled(), recipe
+    check_apart(out, [*recipe.data.train, *recipe.data.validation, *recipe.data.test])
     training = recipe.training
     compute = choose(device=training.device, precision=training.precision, threads=training.threads)
     job = FinetuneJob(
@@ -220,6 +221,13 @@ def finetune(
     return run, job
 
 
+def check_apart(out: Path, data: Sequence[str]) -> None:
+    """Refuse a run folder inside a folder of data, which would be read as data when the run goes on."""
+    for path in map(Path, data):
+        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+            raise ConfigError(f"{out} lies inside {path}, all of which is read as data; choose another --out")
+
+
 def decide(job: FinetuneJob, out: Path) -> FinetuneJob:
     """Fix all that the recipe leaves open, and check that the run fits into memory and disk."""
     recipe, lesson = job.recipe, job.lesson
@@ -227,6 +235,9 @@ def decide(job: FinetuneJob, out: Path) -> FinetuneJob:
     for field in ("patience", "target_loss", "evaluate_every"):
         if lesson.validate is None and getattr(training, field) not in (None, "auto"):
             raise ConfigError(f"training.{field} has no effect without validation data; leave it out, or hold some out")
+    if training.recompute and config.architecture in ("recurrent", "bag-of-words"):
+        raise ConfigError(f"training.recompute has no effect on a {config.family} model; leave it out")
+    check_prompt(job, config)
     if recipe.method.name == "lora" and config.vocab_size != job.base().config.vocab_size:
         raise ConfigError(
             "the model has no tokens for the turns of a conversation, and an adapter cannot add them; use --method full, "
@@ -263,6 +274,19 @@ def usual_rate(recipe: FinetuneRecipe, config: ModelConfig) -> float:
     if recipe.task.name == "prefer":
         return 5e-6 * narrow if recipe.method.name == "full" else 5e-5
     return 5e-5 * narrow if recipe.method.name == "full" else 2e-4 * min(2.0, narrow)
+
+
+def check_prompt(job: FinetuneJob, config: ModelConfig) -> None:
+    """Raise `ConfigError` for a prompt of samples that nothing can be written after."""
+    if not (prompt := job.recipe.training.prompt):
+        return
+    if not config.generates:
+        raise ConfigError(f"training.prompt has no effect on a {config.family} model, which writes no text; leave it out")
+    if (length := len(job.lesson.asked(prompt, config))) >= config.context_length:
+        raise ConfigError(
+            f"training.prompt has {length:,} tokens, but the model's context is {config.context_length:,} and must hold the "
+            "answer too; shorten it"
+        )
 
 
 def check_size(job: FinetuneJob, out: Path) -> None:

@@ -197,6 +197,10 @@ class FinetuneRecipe(Settings):
             raise ConfigError(f"method head needs a head for labels, which task {task} has not; use full or lora")
         if "head_learning_rate" in self.optimizer.model_fields_set and task not in LABELLED:
             raise ConfigError(f"optimizer.head_learning_rate has no effect with task {task}; leave it out")
+        if self.method.name == "head":
+            for name in ("name", "weight_decay"):  # of what is in blocks
+                if getattr(self.optimizer, name) != TuningOptimizer.model_fields[name].default:
+                    raise ConfigError(f"optimizer.{name} has no effect with method head; leave it out")
         if self.method.fresh and task == "prefer":
             raise ConfigError(
                 "method.fresh makes no sense with task prefer, which begins with a model's own answers; leave it out"

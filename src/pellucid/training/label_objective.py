@@ -57,6 +57,8 @@ class LabelPrediction:
 
     def count(self, batch: Batch) -> float:
         targets = torch.from_numpy(batch.targets)
+        if self.problem == "regression":
+            return float(targets.numel())
         if self.problem == "multi":
             return float(targets.numel() if self.weights is None else len(targets) * self.weights.sum())
         found = targets[targets != IGNORED]

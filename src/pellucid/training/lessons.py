@@ -20,7 +20,7 @@ from pellucid.network.network import Network
 from pellucid.network.vocabulary import with_vocabulary
 from pellucid.text.alignment import encode_words
 from pellucid.text.batches import Batches, Lanes
-from pellucid.text.chat import ChatTemplate, turn_end, with_chat_tokens
+from pellucid.text.chat import ChatTemplate, encode_chat, turn_end, with_chat_tokens
 from pellucid.text.columns import Columns
 from pellucid.text.conversations import Conversation, conversation_examples, read_conversations
 from pellucid.text.corpus import Corpus
@@ -66,6 +66,13 @@ class Lesson:
     ends: frozenset[int] = frozenset()  # tokens at which an answer ends
     findings: tuple[str, ...] = ()  # about the data, in sentences
     fingerprint: Mapping[str, str] = field(default_factory=dict)
+
+    def asked(self, prompt: str | Conversation, config: ModelConfig) -> list[int]:
+        """The tokens after which the network is to write: of a prompt, or of a conversation up to its last turn."""
+        if isinstance(prompt, str) and not self.ends:
+            return self.tokenizer.encode(prompt, framed=config.architecture == "encoder-decoder")
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt.messages[:-1]
+        return encode_chat(self.tokenizer, ChatTemplate.of(self.tokenizer), turns, add_generation_prompt=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +171,8 @@ def label_lesson(recipe: FinetuneRecipe, start: Start, sources: Sources | None) 
         findings += [f"{long:,} texts in {part} exceed the context; they are {data.long}"] if long else []
     weights = balanced(examples["train"], len(labels), problem) if task.class_weights == "balanced" else None
     numbers = np.array([row.label for row in splits.train], dtype=np.float64) if kind == "regress" else np.zeros(1)
+    if kind == "regress":
+        check_numbers(numbers, read_of_train.label_column)
     objective = LabelPrediction(
         problem, weights=weights, smoothing=task.smoothing, variance=float(numbers.var()) if kind == "regress" else 1.0
     )
@@ -177,7 +186,8 @@ def label_lesson(recipe: FinetuneRecipe, start: Start, sources: Sources | None) 
             standardise(network.scores, before, numbers)
         return network
 
-    batches = ExampleBatches(examples["train"], batch_size=training.batch_size, seed=training.seed, pad=start.pad)
+    size = min(training.batch_size, len(examples["train"]))
+    batches = ExampleBatches(examples["train"], batch_size=size, seed=training.seed, pad=start.pad)
     held_out = examples["validation"]
 
     def validated(network: Network) -> Score:
@@ -200,6 +210,17 @@ def label_lesson(recipe: FinetuneRecipe, start: Start, sources: Sources | None) 
             "set of labels": digest(labels),
         },
     )
+
+
+def check_numbers(numbers: np.ndarray[Any, np.dtype[np.float64]], column: str) -> None:
+    """Raise `CorpusError` for numbers that fp32 does not tell apart, or cannot square."""
+    with np.errstate(over="ignore", under="ignore"):
+        largest, spread = float(np.abs(numbers).max()), float(numbers.std())
+    if not max(1e-15, 1e-5 * largest) < spread < 1e15:
+        raise CorpusError(
+            f"the numbers of column {column!r} go up to {largest:g} and differ by {spread:g} (standard deviation), which "
+            "single precision cannot work with; subtract a number from all of them, or divide them by one"
+        )
 
 
 def standardise(head: Head, before: Head | None, numbers: np.ndarray[Any, np.dtype[np.float64]]) -> None:
@@ -286,6 +307,14 @@ def text_lesson(recipe: FinetuneRecipe, start: Start, sources: Sources | Corpus 
     prepared = prepare(corpus, held_out, data.validation_fraction, start.tokenizer, progress)
     kind = start.config.architecture
     objective = Pretraining(name={"encoder": "mlm", "encoder-decoder": "spans"}.get(kind, "clm"))
+    if kind == "encoder" and start.tokenizer.mask is None:
+        raise ConfigError(
+            "the model's tokenizer has no mask token such as [MASK], so an encoder cannot go on learning from text"
+        )
+    if kind == "encoder-decoder" and not start.tokenizer.sentinels:
+        raise ConfigError(
+            "the model's tokenizer has no sentinels <extra_id_0>, <extra_id_1> ..., so it cannot go on learning from text"
+        )
     hidden = corruption(objective, start.tokenizer, start.config)
     context = training.context_length or min(start.config.context_length, 512)
     batches: Batches
@@ -329,7 +358,7 @@ def answer_lesson(recipe: FinetuneRecipe, start: Start, sources: Sources | None)
     rows = drawn(read(data.train if sources is None else sources), given, shares, data.split_seed)
     examples: dict[str, list[Example]] = {}
     findings = [", ".join(f"{part}: {len(members):,} rows" for part, members in rows.items() if members), *shared(rows)]
-    for part in PARTS[:2]:
+    for part in PARTS:
         members: Any = rows[part]
         if not members:
             examples[part] = []
@@ -341,7 +370,7 @@ def answer_lesson(recipe: FinetuneRecipe, start: Start, sources: Sources | None)
             found = conversation_examples(tokenizer, template, members, **options)
         else:
             found = preference_examples(tokenizer, template, members, **options)
-        examples[part] = found.examples
+        examples[part] = found.examples if part != "test" else []  # what is graded there is what the network writes
         findings += [f"{found.long:,} rows in {part} exceed the context; --long {data.long}"] if found.long else []
         findings += [f"{part}: {found.tokens:,} tokens, of which {found.learned:,} are learnt"]
     group = 2 if task.name == "prefer" else 1

@@ -144,8 +144,8 @@ def check_unchanged(now: dict[str, str], then: dict[str, str]) -> None:
             )
 
 
-def learn(run: RunFolder, job: Job, progress: Progress, sample: Sample, verb: str) -> None:
-    """Run the loop from the latest checkpoint, or from the start, to its end."""
+def learn(run: RunFolder, job: Job, progress: Progress, sample: Sample, command: str) -> None:
+    """Run the loop from the latest checkpoint, or from the start, to its end; `command` is what goes on with it."""
     pace, state = job.pace, job.start()
     target = pace.target_loss
     if checkpoint.all_whole(run):
@@ -186,9 +186,9 @@ def learn(run: RunFolder, job: Job, progress: Progress, sample: Sample, verb: st
         try:
             train(state, job.step(), watch, stop, task)
         except DivergenceError as error:
-            raise DivergenceError(f"{error}; {after_divergence(run)}") from None
+            raise DivergenceError(f"{error}; {after_divergence(run, command)}") from None
     if stop.signal is not None and state.step < job.steps:
-        how = f"pellucid {verb} --resume --out {shlex.quote(str(run.path))}"
+        how = f"pellucid {command} --resume --out {shlex.quote(str(run.path))}"
         raise Interrupted(f"stopped after step {state.step:,} of {job.steps:,}; go on with: {how}", stop.signal)
 
 
@@ -237,10 +237,12 @@ def drawn_at_the_end(run: RunFolder, job: Job) -> Iterator[None]:
             raise
 
 
-def after_divergence(run: RunFolder) -> str:
+def after_divergence(run: RunFolder, command: str) -> str:
     """What a user can do."""
     whole = checkpoint.all_whole(run)
     kept = f"the last good checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
+    if command != "pretrain":
+        return f"{kept}; start anew with a lower --learning-rate"
     return f"{kept}; start anew with lower learning rates (--optimizer.learning-rate, --optimizer.matrix-learning-rate)"
 
 
