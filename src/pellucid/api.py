@@ -266,10 +266,10 @@ def pretrain(
 
 def finetune(
     model: Model | str | Path,
-    data: str | Path | Sequence[str | Path] | Table | Corpus | None = None,
+    data: str | Path | Sequence[str | Path] | Table | Corpus | dict[str, Any] | None = None,
     *,
     out: str | Path,
-    task: TaskName | None = None,
+    task: TaskName | dict[str, Any] | None = None,
     recipe: FinetuneRecipe | str | Path | None = None,
     resume: bool = False,
     force: bool = False,
@@ -280,7 +280,7 @@ def finetune(
 
     `model` is a path or a name (or a `Model` that was loaded from one), `data` are files, or rows in memory
     (`text.tabular.given(texts, labels)`, and `Corpus.of(texts)` for the task continue). `fields` are sections of the recipe,
-    such as `method={"name": "lora"}`.
+    such as `method={"name": "lora"}`; so may be `task` and `data`: `data={"train": ["train.csv"], "test": ["test.csv"]}`.
     """
     chosen, sources = _finetuning(data, task, recipe, fields)
     taught = teach(
@@ -290,14 +290,19 @@ def finetune(
 
 
 def _finetuning(
-    data: Any, task: TaskName | None, recipe: FinetuneRecipe | str | Path | None, fields: dict[str, dict[str, Any]]
+    data: Any,
+    task: TaskName | dict[str, Any] | None,
+    recipe: FinetuneRecipe | str | Path | None,
+    fields: dict[str, dict[str, Any]],
 ) -> tuple[FinetuneRecipe, Table | Corpus | None]:
     """The recipe with what was given beside it, and data in memory."""
     base = recipe if isinstance(recipe, FinetuneRecipe) else FinetuneRecipe.load(Path(recipe)) if recipe else FinetuneRecipe()
     if task is not None:
-        fields["task"] = fields.get("task", {}) | {"name": task}
+        fields["task"] = task if isinstance(task, dict) else {"name": task}
     memory = data if isinstance(data, Table | Corpus) else None
-    if data is not None and memory is None:
+    if isinstance(data, dict):
+        fields["data"] = data
+    elif data is not None and memory is None:
         paths = [data] if isinstance(data, str | Path) else data
         fields["data"] = fields.get("data", {}) | {"train": [str(path) for path in paths]}
     return (base.override(fields) if fields else base), memory
