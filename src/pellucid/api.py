@@ -32,6 +32,7 @@ from pellucid.network.config import ModelConfig
 from pellucid.network.masks import Mask
 from pellucid.network.network import Network, Output
 from pellucid.network.taps import Site, Taps
+from pellucid.text.chat import ChatTemplate, Message, encode_chat
 from pellucid.text.corpus import Corpus
 from pellucid.text.tables import Table
 from pellucid.text.tokenizer import Tokenizer
@@ -139,6 +140,15 @@ class Model:
         )
         options: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop, "beams": beams, "length_penalty": length_penalty}
         return engine.stream(self.network, self.tokenizer, prompt, sampling=sampling, ends=self.ends, **options)
+
+    def chat(self, messages: str | Sequence[Message], **options: Any) -> Generation:
+        """What the assistant answers: to one message of a user, or to a conversation of messages with `role` and `content`.
+
+        The model's chat template (ChatML without one) is put around them; takes the options of `generate`.
+        """
+        talk = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        ids = encode_chat(self.tokenizer, ChatTemplate.of(self.tokenizer), talk, add_generation_prompt=True)
+        return cast(Generation, self.generate(ids, **options))
 
     @torch.inference_mode()
     def score(self, text: str) -> Float[Tensor, " tokens"]:
