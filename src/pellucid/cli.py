@@ -16,6 +16,7 @@ import pellucid
 from pellucid.cli_adapter import adapter
 from pellucid.cli_evaluate import evaluate
 from pellucid.cli_finetune import finetune
+from pellucid.cli_predict import predict
 from pellucid.cli_shared import STDIN, USUAL, ReadingOptions, dashes, merge, show_json, show_table, with_dashes
 from pellucid.cli_tokenizer import tokenizer
 from pellucid.core.errors import PellucidError
@@ -33,6 +34,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(finetune)
+app.command(predict)
 app.command(tokenizer)
 app.command(evaluate)
 app.command(adapter)

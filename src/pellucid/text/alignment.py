@@ -9,7 +9,7 @@ import numpy as np
 
 from pellucid.core.errors import CorpusError
 from pellucid.text.batches import IGNORED, Ids
-from pellucid.text.encoded import Long, check_long, room_inside, too_long
+from pellucid.text.encoded import Empty, Long, check_long, room_inside, too_long
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.text.word_spans import Words
 
@@ -49,19 +49,21 @@ def encode_words(
     *,
     longest: int | None,
     long: Long = "error",
+    empty: Empty = "error",
     place: Callable[[int], str] = "text {}".format,
 ) -> EncodedWords:
     """The tokens of rows of words, framed, in windows of at most `longest` tokens; each word has a first token of its own.
 
     A longer row is an error, is cut on the right ("cut"), or goes on in further windows, which begin with a word ("split").
-    Raises `CorpusError`, with the `place` of the row, for one that is too long and for one without a word that has a token.
+    Raises `CorpusError`, with the `place` of the row, for one that is too long and, unless such are skipped, for one without a
+    word that has a token.
     """
     check_long(long)
     before, after = (np.array(ids, dtype=np.int64) for ids in tokenizer.frame)
     room = room_inside(tokenizer, longest)
     aligned = [_own_tokens(tokenizer, row, *found) for row, found in zip(rows, _encoded(tokenizer, rows), strict=True)]
     for number, (_, starts) in enumerate(aligned):
-        if (starts == NO_TOKEN).all():
+        if (starts == NO_TOKEN).all() and empty == "error":
             raise CorpusError(f"{place(number)}: no word of the text has a token; leave it out")
     lengths = np.array([len(ids) for ids, _ in aligned], dtype=np.int64)
     over = 0 if room is None else int((lengths > room).sum())
@@ -69,6 +71,8 @@ def encode_words(
         raise too_long(over, lengths + len(before) + len(after), longest, place)
     windows = []
     for number, (ids, starts) in enumerate(aligned):
+        if (starts == NO_TOKEN).all():
+            continue
         parts = [(0, len(starts))] if room is None or len(ids) <= room else list(_parts(starts, len(ids), room))
         for first, stop in parts[:1] if long == "cut" else parts:
             begin = _begin(starts, first, len(ids)) if first else 0

@@ -13,6 +13,7 @@ from pellucid.text.batches import Ids
 from pellucid.text.tokenizer import Tokenizer
 
 Long = Literal["error", "cut", "split"]
+Empty = Literal["error", "skip"]  # of texts without a token: skipped ones have no window
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +32,23 @@ def encode_texts(
     *,
     longest: int | None,
     long: Long = "error",
+    empty: Empty = "error",
     place: Callable[[int], str] = "text {}".format,
 ) -> Encoded:
     """The tokens of texts, each between the tokens of the frame, in windows of at most `longest` tokens (None: any number).
 
     A longer text is an error, is cut on the right ("cut"), or becomes several windows of nearly equal length ("split").
-    Raises `CorpusError` for one that is too long and for one without a token, with the `place` of its number.
+    Raises `CorpusError` for one that is too long and, unless such are skipped, for one without a token, with the `place` of
+    its number.
     """
     check_long(long)
     before, after = (np.array(ids, dtype=np.int64) for ids in tokenizer.frame)
     room = room_inside(tokenizer, longest)
     rows = [ids.astype(np.int64) for ids in tokenizer.encode_batch(texts)]
-    if empty := [number for number, ids in enumerate(rows) if not len(ids)]:
+    without = [number for number, ids in enumerate(rows) if not len(ids)]
+    if without and empty == "error":
         raise CorpusError(
-            f"{place(empty[0])}: the text has no tokens{_and_others(len(empty))}; leave it out, or pass --on-empty drop"
+            f"{place(without[0])}: the text has no tokens{_and_others(len(without))}; leave it out, or pass --on-empty drop"
         )
     lengths = np.array([len(ids) for ids in rows], dtype=np.int64)
     framed = lengths + len(before) + len(after)
@@ -54,7 +58,7 @@ def encode_texts(
     windows, numbers = [], []
     for number, ids in enumerate(rows):
         if room is None or len(ids) <= room:
-            parts = [ids]
+            parts = [ids] if len(ids) else []
         else:
             parts = [ids[:room]] if long == "cut" else np.array_split(ids, -(-len(ids) // room))
         windows += [np.concatenate([before, part, after]) for part in parts]

@@ -37,11 +37,12 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Unlabelled:
-    """A text, or the words of one, and where it comes from."""
+    """A text, or the words of one, where it comes from, and all fields of its row if these were asked for."""
 
     text: str
     place: str
     words: Words | None = None
+    fields: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +102,12 @@ def read_rows(
 
 
 def read_texts(
-    sources: Sources, columns: Columns, *, reading: Reading = Reading(), tagged: bool = False
+    sources: Sources, columns: Columns, *, reading: Reading = Reading(), tagged: bool = False, every: bool = False
 ) -> Iterator[Unlabelled]:
     """The texts of rows, one after another in bounded memory, labels or not; `tagged` for those whose words are to be tagged.
 
-    Raises `CorpusError`, with the place, for a row without a text, unless such rows are to be dropped.
+    `every` row comes with all its fields, those without a text too. Else raises `CorpusError`, with the place, for a row
+    without a text, unless such rows are to be dropped.
     """
     if reading.multi_separator is not None or columns.label is not None or columns.split is not None:
         raise ConfigError("only texts are read: the columns of labels and splits have no effect; leave them out")
@@ -113,7 +115,7 @@ def read_texts(
     known = next(iter(matching(tables[0].fields(), TOKENS)), None) if tagged else None
     column = find_column(tables, columns.text or known, TEXT, "--text-column", "the text")
     for table in tables:
-        for number, row in table.column(column):
+        for number, row in table.rows() if every else table.column(column):
             place = table.place(number)
             if tagged and isinstance(row.get(column), list):
                 tokens, _ = check_tags(row[column], [OUTSIDE] * len(row[column]), place)
@@ -121,8 +123,8 @@ def read_texts(
             else:
                 text = _text(table, number, row, column, reading)
                 words = words_of(text) if tagged else Words(text, ())
-            if words.text.strip():
-                yield Unlabelled(words.text, place, words if tagged else None)
+            if every or words.text.strip():
+                yield Unlabelled(words.text, place, words if tagged else None, row if every else None)
             else:
                 _check_empty([place], reading)
 
