@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from pellucid.core.errors import ConfigError
-from pellucid.core.machine import cpu_cores
+from pellucid.core.machine import cpu_cores, keep_freed_memory
 
 Precision = Literal["fp32", "bf16"]
 
@@ -30,7 +30,7 @@ class Compute:
 
 
 def choose(*, device: str = "auto", precision: str = "auto", threads: int | Literal["auto"] = "auto") -> Compute:
-    """Decide what is left to `auto` by a probe of this machine, and set torch's thread count."""
+    """Decide what is left to `auto` by a probe of this machine, set torch's thread count, and keep freed memory."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -41,6 +41,8 @@ def choose(*, device: str = "auto", precision: str = "auto", threads: int | Lite
         raise ConfigError(f"device {device!r} is not known; choose auto, cpu or cuda")
     count = cpu_cores() if threads == "auto" else threads
     torch.set_num_threads(count)
+    if device == "cpu":
+        keep_freed_memory()
     chosen: Precision = "bf16" if precision == "bf16" or (precision == "auto" and bf16_pays(device)) else "fp32"
     return Compute(device=device, precision=chosen, threads=count)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import shutil
@@ -9,6 +10,8 @@ from functools import cache
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, LARGEST_INT = -1, -3, 2**31 - 1  # of malloc.h
 
 
 def cpu_cores() -> int:
@@ -117,3 +120,17 @@ def _cgroup_memory() -> list[tuple[int, int]]:
                 files = next((int(value) for name, value in lines if name == cached), 0)
                 found.append((int(bounds[0]), int(bounds[1]) - files))
     return found
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed for the next step, where it is glibc.
+
+    Else it gives each large block back to the system, which at the next step hands out zeroed pages one by one: 15 % of a
+    step's time with a vocabulary of 4,096, more with a larger one. The process then holds its peak until it ends.
+    """
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return
+    set_option(M_MMAP_THRESHOLD, LARGEST_INT)
+    set_option(M_TRIM_THRESHOLD, LARGEST_INT)
