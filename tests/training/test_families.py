@@ -400,13 +400,30 @@ def refusal(tmp_path, **fields):
 
 
 @pytest.mark.parametrize(
-    ("section", "field", "value"),
-    [("training", "compile", "on"), ("training", "recompute", True), ("data", "document_masks", True)],
+    ("family", "section", "field", "value"),
+    [
+        *((family, "training", "compile", "on") for family in ("lstm", "bag-of-words")),
+        *((family, "training", "recompute", True) for family in ("lstm", "bag-of-words")),
+        ("lstm", "data", "document_masks", True),
+    ],
 )
-@pytest.mark.parametrize("family", ["lstm", "bag-of-words"])
 def test_what_needs_attention_is_refused_without(tmp_path, family, section, field, value):
     message = refusal(tmp_path, **sections(family, **{section: {field: value}}))
     assert message == f"{section}.{field} has no effect with {family}, which has no attention; leave it out"
+
+
+def test_a_bag_of_words_can_keep_documents_apart(tmp_path):
+    masked, plain = (
+        pellucid.pretrain(
+            Corpus.of(tiny.DOCUMENTS),
+            out=tmp_path / str(masks),
+            steps=2,
+            **sections("bag-of-words", data={"document_masks": masks}),
+        )
+        for masks in (True, False)
+    )
+    assert masked.metrics[0]["loss"] == plain.metrics[0]["loss"]  # the first loss is that of a uniform guess
+    assert masked.metrics[-1]["validation_loss"] != plain.metrics[-1]["validation_loss"]
 
 
 @pytest.mark.parametrize(
