@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 import numpy as np
+from markupsafe import Markup
 
 from pellucid.core.errors import ConfigError
+from pellucid.core.pages import page
 from pellucid.evaluation import calibration, metrics
 from pellucid.evaluation.calibration import COLDEST, HOTTEST, Reliability, fit_temperature
 from pellucid.evaluation.comparing import MODEL, ClassGrade, Difference, compare
+from pellucid.evaluation.examples import Answer, Mistake, Tagging, answers_shown, segments, surest_mistakes, wrong_taggings
 from pellucid.evaluation.floors import Predictions, Task
 from pellucid.evaluation.intervals import Estimate, Floats, Ints, bootstrap, percentiles
 
@@ -32,7 +36,7 @@ NAMES = {
     "ece": "calibration error (ECE)", "brier": "Brier score", "nll": "negative log-likelihood",
 }  # fmt: skip
 PLAIN = {"matthews", "mse", "mae", "r2", "pearson", "spearman", "mean_margin", "brier", "nll"}  # not shown as per cent
-MISTAKES, LISTED, FEW = 20, 10, 50
+LISTED, WORST, FEW = 10, 5, 50  # names in a note; classes that a command prints; rows that are too few
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,36 +52,31 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mistake:
-    """A row that the model got wrong while it was sure."""
-
-    row: int
-    text: str
-    truth: str
-    predicted: str
-    probability: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Grades:
-    """How good a model is at a task. Estimates carry 95 % intervals."""
+    """How good a model is at a task; as JSON the fields have these names.
 
-    task: Task
-    name: str
-    rows: int
-    labels: tuple[str, ...]
+    An estimate is a value with its 95 % interval: {"value", "low", "high"}. Metrics have the names that are keys of `NAMES`;
+    shares are in 0 ... 1. What does not apply to the task is null or empty.
+    """
+
+    task: Task  # a classifier of several labels is "multi", a writer of answers "text"
+    name: str  # what a page calls the model
+    rows: int  # graded
+    labels: tuple[str, ...]  # in the order of the logits
     metrics: dict[str, dict[str, Estimate]]  # system (MODEL first, then the floors) -> metric -> estimate
     headline: str  # the metric that the verdict is about
     difference: Difference | None  # None: there are no floors
     verdict: str
-    classes: tuple[ClassGrade, ...] = ()
-    confusion: Ints | None = None  # [true predicted]
-    calibration: Calibration | None = None
-    mistakes: tuple[Mistake, ...] = ()
-    notes: tuple[str, ...] = ()
+    classes: tuple[ClassGrade, ...] = ()  # the model's, in the order of `labels`; of tags the types of spans
+    confusion: Ints | None = None  # [true predicted], rows; of single labels
+    calibration: Calibration | None = None  # of classifiers
+    mistakes: tuple[Mistake, ...] = ()  # of classifiers
+    answers: tuple[Answer, ...] = ()  # of texts the first ones, of preferences the worst
+    taggings: tuple[Tagging, ...] = ()  # of tags the worst rows
+    notes: tuple[str, ...] = ()  # what a reader should know before believing the figures
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dicts, lists, strings and numbers."""
+        """Plain dicts, lists, strings and finite numbers."""
         found: dict[str, Any] = plain(asdict(self))
         return found
 
@@ -92,8 +91,8 @@ class Grades:
         if self.classes:
             worst = self.worst()
             kind = "type" if self.task == "tag" else "class"
-            title = f"{kind}, the worst {LISTED} of {len(worst)}" if len(worst) > LISTED else f"{kind}, worst first"
-            lines += ["", *aligned([[title, "F1", "precision", "recall", "rows"], *map(class_cells, worst[:LISTED])])]
+            title = f"{kind}, the worst {WORST} of {len(worst)}" if len(worst) > WORST else f"{kind}, worst first"
+            lines += ["", *aligned([[title, "F1", "precision", "recall", "rows"], *map(class_cells, worst[:WORST])])]
         if self.calibration:
             before, after = self.calibration.before, self.calibration.after
             head = ["", "as it is", *([f"temperature {self.calibration.temperature:.2f}"] if after else [])]
@@ -107,21 +106,22 @@ class Grades:
 
     def to_html(self) -> str:
         """One self-contained page."""
-        from jinja2 import Environment, PackageLoader, select_autoescape
-        from markupsafe import Markup
+        return page("graded", name=self.name, rows=self.rows, section=self.section())
 
+    def section(self) -> Markup:
+        """The verdict, figures, pictures and examples, as a part of a page."""
         from pellucid.evaluation.figures import confusion_picture, reliability_picture
 
-        pictures = {}
+        confusion = reliability = None
         if self.confusion is not None:
-            pictures["confusion"] = Markup(confusion_picture(self.confusion, self.labels))  # our own SVG
+            confusion = Markup(confusion_picture(self.confusion, self.labels))  # our own SVG
         if self.calibration:
             curves = {"as it is": self.calibration.curve}
             if self.calibration.curve_after:
                 curves[f"temperature {self.calibration.temperature:.2f}"] = self.calibration.curve_after
-            pictures["reliability"] = Markup(reliability_picture(curves))
-        page = Environment(loader=PackageLoader("pellucid.evaluation", ""), autoescape=select_autoescape())
-        return page.get_template("grades.html").render(grades=self, names=NAMES, shown=shown, cells=class_cells, **pictures)
+            reliability = Markup(reliability_picture(curves))
+        tools: dict[str, Any] = {"names": NAMES, "shown": shown, "cells": class_cells, "segments": segments}
+        return Markup(page("grades", grades=self, confusion=confusion, reliability=reliability, **tools))
 
 
 def grade(
@@ -147,8 +147,11 @@ def grade(
     - text: strings, and `predicted`;
     - prefer: None, and `scores` as margins [rows] (the chosen answer's score less the rejected one's).
 
-    `validation` are logits and truth of rows that are not the test's: the temperature is fitted there. With `texts`, the
-    classifier's surest mistakes are listed. `name` is what a page calls the model. Raises `ConfigError` for what does not fit.
+    `validation` are logits and truth of rows that are not the test's: the temperature is fitted there. With `texts`, single
+    rows are shown: of a classifier (a text for each row) the surest mistakes, of a tagger (the words of each row) the rows with
+    the most wrong words, of a writer (the question of each) the first answers, of preferences (question, answer chosen,
+    answer rejected) those ranked most clearly the other way round. `name` is what a page calls the model. Raises `ConfigError`
+    for what does not fit.
     """
     check_asked(task, labels, scores, predicted, texts, validation)
     others = {key: one.values for key, one in (floors or {}).items()}
@@ -186,6 +189,8 @@ def grade(
         confusion=metrics.confusion(truth, predicted, len(labels)) if task == "classify" else None,
         calibration=None if logits is None else calibrate(logits, truth, temperature, seed),
         mistakes=() if logits is None else surest_mistakes(logits / (temperature or 1), truth, labels, texts),
+        answers=answers_shown(task, texts, truth, predicted),
+        taggings=wrong_taggings(texts, truth, predicted) if task == "tag" else (),
         notes=tuple(notes(comparison.rows, classes, temperature)),
     )
 
@@ -205,8 +210,8 @@ def check_asked(
         raise ConfigError(
             f"the task {task!r} {'needs the names of its labels' if labelled else 'has no labels; leave them out'}"
         )
-    for what, given in (("texts", texts), ("validation", validation)):
-        if given is not None and len(given) and not labelled:
+    for what, given, useful in (("texts", texts, task != "regress"), ("validation", validation, labelled)):
+        if given is not None and len(given) and not useful:
             raise ConfigError(f"{what} have no effect on the grades of the task {task!r}; leave them out")
 
 
@@ -256,34 +261,6 @@ def calibrate(logits: Floats, truth: Any, temperature: float | None, seed: int) 
     )
 
 
-def surest_mistakes(logits: Floats, truth: Any, labels: Sequence[str], texts: Sequence[Any]) -> tuple[Mistake, ...]:
-    """The wrong rows of which the model was surest; for multiple labels by the surest of a row's wrong decisions."""
-    if len(texts) == 0:
-        return ()
-    chances = calibration.probabilities(logits, multi=truth.ndim == 2)
-    sure, right = calibration.decisions(chances, truth)
-    wrongly = np.where(right == 0, sure, -1.0).max(axis=1)
-    said = (logits > 0) if truth.ndim == 2 else logits.argmax(axis=1)
-    rows = [int(row) for row in np.argsort(-wrongly, kind="stable")[:MISTAKES] if wrongly[row] >= 0]
-    return tuple(
-        Mistake(
-            row=row,
-            text=str(texts[row]),
-            truth=named(truth[row], labels),
-            predicted=named(said[row], labels),
-            probability=float(wrongly[row]),
-        )
-        for row in rows
-    )
-
-
-def named(value: Any, labels: Sequence[str]) -> str:
-    """The label of a class number, or the labels of flags."""
-    if np.ndim(value) == 0:
-        return labels[int(value)]
-    return ", ".join(label for label, holds in zip(labels, value, strict=True) if holds) or "none"
-
-
 def notes(rows: int, classes: Sequence[ClassGrade], temperature: float | None) -> list[str]:
     """What a reader should know before believing the figures."""
     found = []
@@ -323,8 +300,11 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def plain(value: Any) -> Any:
+    """As JSON has it; what is no finite number, such as the accuracy of no rows, is null."""
     if isinstance(value, dict):
         return {key: plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [plain(one) for one in value]
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -29,12 +29,13 @@ from pellucid.text.corpus import Corpus
 from pellucid.text.tabular import Sources
 from pellucid.training.checkpoint import AdapterOnly, Kept, WholeModel
 from pellucid.training.finetune_recipe import LABELLED, FinetuneRecipe, Tuning
+from pellucid.training.finetune_report import write_finetune_report
 from pellucid.training.lessons import Lesson, Start, lesson
 from pellucid.training.loop import Score, Step, TrainState
 from pellucid.training.memory import Memory, check_memory, estimate
 from pellucid.training.optimizers import Optimizers
 from pellucid.training.preparation import absolute
-from pellucid.training.report import write_curves, write_samples
+from pellucid.training.report import write_samples
 from pellucid.training.running import Sample, check_resume, check_unchanged, circumstances, finish, learn, resumed
 
 STEPS = 400  # that a task of few examples takes, unless its epochs become too many
@@ -84,7 +85,7 @@ class FinetuneJob:
     def draw(self, run: RunFolder) -> None:
         if any("sample" in row for row in run.read_metrics()):
             write_samples(run)
-        write_curves(run)
+        write_finetune_report(run)
 
     def start(self) -> TrainState:
         """The model as it was, with what the task needs; what is trained is fp32."""

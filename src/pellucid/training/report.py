@@ -6,10 +6,10 @@ import io
 import math
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from pellucid.core.files import read_json, write_text
+from pellucid.core.pages import page
 from pellucid.core.run import RunFolder
 from pellucid.training.recipe import Recipe
 
@@ -28,10 +28,10 @@ def write_report(run: RunFolder) -> None:
     info, rows, recipe = read_json(run.info), run.read_metrics(), Recipe.load(run.recipe)
     losses = [row for row in rows if "loss" in row]
     evaluations = [row for row in rows if "validation_loss" in row]
-    page = Environment(loader=PackageLoader("pellucid.training"), autoescape=select_autoescape()).get_template("report.html")
     write_text(
         run.report,
-        page.render(
+        page(
+            "pretraining",
             name=run.path.absolute().name,
             curves=Markup(curves(losses, evaluations)),  # our own SVG
             last=evaluations[-1] if evaluations else None,
@@ -40,17 +40,10 @@ def write_report(run: RunFolder) -> None:
             samples=[row for i in spread(len(evaluations), 4) if (row := evaluations[i]).get("sample")],
             facts=facts(info, recipe, losses),
             fingerprint=info["fingerprint"],
-            corpus=info["corpus"],
+            corpus={name.replace("_", " "): value for name, value in info["corpus"].items()},
             recipe=recipe.to_toml(),
         ),
     )
-
-
-def write_curves(run: RunFolder) -> None:
-    """Write the curves of a run alone, as SVG."""
-    rows = run.read_metrics()
-    losses, evaluations = ([row for row in rows if name in row] for name in ("loss", "validation_loss"))
-    write_text(run.path / "curves.svg", curves(losses, evaluations))
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -81,9 +74,16 @@ def facts(info: dict[str, Any], recipe: Recipe, losses: list[dict[str, Any]]) ->
         "compute": f"{done * info['training_flops_per_token']:.3g} FLOPs",
         "model FLOPs utilisation": f"{share:.0%} of the {machine['matmul_flops_per_second'] / 1e9:,.0f} GFLOP/s "
         f"that a {training.precision} matrix product reaches here",
-        "machine": f"{machine['gpu'] or machine['processor']}, {machine['memory']}, {training.threads} threads",
+    } | whereabouts(info, training.threads)
+
+
+def whereabouts(info: dict[str, Any], threads: Any) -> dict[str, str]:
+    """Where, with what and when a run took place."""
+    machine, many = info["machine"], "thread" if threads == 1 else "threads"
+    return {
+        "machine": f"{machine['gpu'] or machine['processor']}, {machine['memory']}, {threads} {many}",
         "versions": ", ".join(f"{name} {version}" for name, version in info["versions"].items()),
-        "begun": info["created"],
+        "begun": f"{info['created'][:16].replace('T', ' ')} UTC",
     }
 
 
@@ -91,30 +91,33 @@ def median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2] if values else 0.0
 
 
-def curves(losses: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> str:
-    """Loss, bits per byte and learning rate over the steps, as SVG."""
+def curves(losses: list[dict[str, Any]], evaluations: list[dict[str, Any]], *, unit: str = ", nats per token") -> str:
+    """Loss, what else was measured on held-out data, and learning rate over the steps, as SVG."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    # only where every token is predicted does the loss say how well text is compressed
+    there = (evaluations or [{}])[0]
+    measured = next((name for name in ("bits_per_byte", "accuracy", "perplexity") if name in there), "")
     style: Any = {"svg.fonttype": "none", "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False}
     with rc_context(style | {"svg.hashsalt": "pellucid"}):
         figure = Figure(figsize=(10, 3.4), layout="constrained")
-        loss, bits, rate = figure.subplots(1, 3, width_ratios=(2, 1, 1))
+        loss, *others, rate = figure.subplots(1, 3 if measured else 2, width_ratios=(2, 1, 1) if measured else (2, 1))
         at = [row["step"] for row in evaluations]
         held_out: Any = {"color": "#b3402a", "lw": 2, "marker": "o", "ms": 3}
         loss.plot([row["step"] for row in losses], [row["loss"] for row in losses], color="#9bb8d3", lw=1, label="training")
-        loss.plot(at, [row["validation_loss"] for row in evaluations], label="validation", **held_out)
-        loss.set(title="loss, nats per token", xlabel="step")
+        if evaluations:
+            loss.plot(at, [row["validation_loss"] for row in evaluations], label="validation", **held_out)
+        loss.set(title=f"loss{unit}", xlabel="step")
         loss.legend(frameon=False)
-        # only where every token is predicted does the loss say how well text is compressed
-        there = (evaluations or [{}])[0]
-        name = next((name for name in ("bits_per_byte", "accuracy", "perplexity") if name in there), "validation_loss")
-        bits.plot(at, [row[name] for row in evaluations], **held_out)
-        bits.set(title=f"{name.replace('_', ' ')}, validation", xlabel="step")
+        for axes in others:
+            axes.plot(at, [row[measured] for row in evaluations], **held_out)
+            axes.set(title=f"{measured.replace('_', ' ')}, validation", xlabel="step")
         rate.plot([row["step"] for row in losses], [row["rate"] for row in losses], color="#555555", lw=1.5)
         rate.set(title="learning rate, of its peak", xlabel="step", ylim=(0, 1.05))
-        for axes in (loss, bits, rate):
+        for axes in (loss, *others, rate):
             axes.grid(alpha=0.25)
+            axes.xaxis.get_major_locator().set_params(integer=True)  # there are no half steps
         image = io.StringIO()
         figure.savefig(image, format="svg", transparent=True, metadata={"Date": None})
     return image.getvalue()[image.getvalue().index("<svg") :]
