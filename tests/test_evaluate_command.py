@@ -145,7 +145,7 @@ class TestRefusals:
         assert refused(cli, run, "--data", tmp_path / "empty.txt") == expected
 
     def test_force_without_a_file(self, cli, run, text):
-        assert refused(cli, run, "--data", text, "--force") == "--force has no effect without --out; leave it out"
+        assert refused(cli, run, "--data", text, "--force") == "--force has no effect without --out or --report; leave it out"
 
     def test_no_task_by_name(self, cli, run):
         assert refused(cli, run, "--tasks", " , ") == "no task was given; name one of lm-eval's, such as --tasks blimp"

@@ -21,8 +21,10 @@ from pellucid.evaluation.embed import Mode, Pooling, embed
 from pellucid.evaluation.fill import MASK, Filling, fill
 from pellucid.evaluation.grading import Grades
 from pellucid.evaluation.harness import Scores, run_tasks
+from pellucid.evaluation.labelled import evaluate_labels
 from pellucid.evaluation.likelihood import BATCH_TOKENS, opening
 from pellucid.evaluation.perplexity import Perplexity, perplexity
+from pellucid.evaluation.predict import TOKENS, Prediction, known_temperature, predict_texts
 from pellucid.finetuning import teach
 from pellucid.generation import engine
 from pellucid.generation.engine import Generation
@@ -34,11 +36,16 @@ from pellucid.network.network import Network, Output
 from pellucid.network.taps import Site, Taps
 from pellucid.text.chat import ChatTemplate, Message, encode_chat
 from pellucid.text.corpus import Corpus
+from pellucid.text.encoded import Long
 from pellucid.text.tables import Table
 from pellucid.text.tokenizer import Tokenizer
+from pellucid.text.word_spans import words_of
 from pellucid.training import pretrain as pretraining
 from pellucid.training.finetune_recipe import FinetuneRecipe, TaskName
 from pellucid.training.recipe import LENGTHS, Recipe
+
+LABELLED_OPTIONS = ("train", "text_column", "label_column", "column_names", "multi_separator", "on_empty", "long")
+SHARED = ("encoding", "on_bad_bytes", "html_breaks", "batch_tokens", "progress")  # options of text and of labelled data alike
 
 __all__ = ["Generation", "Model", "Run", "TaskRun", "convert", "evaluate", "finetune", "load", "pretrain"]
 
@@ -167,6 +174,30 @@ class Model:
     def fill(self, text: str, *, top: int = 5) -> list[list[Filling]]:
         """The `top` likeliest tokens for every `[MASK]` in a text, of a masked language model."""
         return fill(self.network, self.tokenizer, text, top=top)
+
+    def predict(
+        self,
+        texts: str | Sequence[str],
+        *,
+        temperature: float | None = None,
+        long: Long = "error",
+        batch_tokens: int = TOKENS,
+    ) -> list[Prediction]:
+        """What a classifier or a tagger says of each text, in their order.
+
+        A classifier gives `.label`, `.probability` and `.probabilities` (one that gives several labels `.labels`), a regression
+        `.value`, a tagger `.words`, `.tags` and `.spans`. Scores are divided by the `temperature` before they become
+        probabilities: without it by the one that fine-tuning left beside the model, if there is one. `long` texts are an error,
+        are cut, or are split into parts whose scores are averaged.
+        """
+        one = [texts] if isinstance(texts, str) else list(texts)
+        for number, text in enumerate(one):
+            if not isinstance(text, str):
+                raise ConfigError(f"text {number} is {type(text).__name__}, not a string; give texts")
+        asked = known_temperature(self.path) if temperature is None else temperature
+        words = [words_of(text) for text in one] if self.config.head == "tag" else one
+        options: dict[str, Any] = {"temperature": asked, "long": long, "batch_tokens": batch_tokens}
+        return predict_texts(self.network, self.tokenizer, words, **options)
 
     def embed(
         self,
@@ -339,8 +370,11 @@ def evaluate(
     batch_tokens: int = BATCH_TOKENS,
     progress: Progress | None = None,
     **reading: Any,
-) -> Perplexity | Scores:
+) -> Perplexity | Scores | Grades:
     """How good a model is: at predicting the text of `data`, or at `tasks` of lm-evaluation-harness (extra `eval`).
+
+    A classifier or a tagger is graded on labelled rows, `data` being what `finetune` takes; with the option `train`, such rows
+    too, beside floors that learn from these. Options of reading are then those of `evaluation.labelled.evaluate_labels`.
 
     `data` is what `pretrain` takes as its corpus, read with the options of `Corpus.open`; `context` and `stride` are its
     window's, see `perplexity`. `tasks` are names, groups or patterns; `limit`, `num_fewshot` and `include_path` are theirs,
@@ -356,7 +390,10 @@ def evaluate(
     held = model if isinstance(model, Model) else load(model)
     options: dict[str, Any] = {"batch_tokens": batch_tokens, "progress": progress}
     if held.config.scores_labels:
-        raise ModelError(f"this {held.config.family} model is a classifier, which is evaluated on labelled data; not there yet")
+        return _evaluate_labels(held, data, model, {"tasks": tasks, "context": context, "stride": stride}, reading | options)
+    for option in LABELLED_OPTIONS:
+        if option in reading:
+            raise ConfigError(f"{option} has no effect on a model without a head for labels; leave it out")
     if tasks is not None:
         names = [name.strip() for name in tasks.split(",") if name.strip()] if isinstance(tasks, str) else tasks
         folder = None if include_path is None else Path(include_path)
@@ -369,6 +406,21 @@ def evaluate(
     else:
         corpus = data if isinstance(data, Corpus) else Corpus.of(cast(Iterable[str], data))
     return perplexity(held.network, held.tokenizer, corpus, context=context, stride=stride, **options)
+
+
+def _evaluate_labels(
+    held: Model, data: Any, model: Model | str | Path, idle: dict[str, Any], options: dict[str, Any]
+) -> Grades:
+    """The grades of a classifier; options that only other models have are refused."""
+    for name in (*(name for name, value in idle.items() if value is not None), *options.keys() - {*LABELLED_OPTIONS, *SHARED}):
+        raise ConfigError(
+            f"{name} has no effect on a classifier or a tagger, which is evaluated on labelled data; leave it out"
+        )
+    if not isinstance(data, str | Path | Sequence | Table):
+        raise ConfigError("a classifier is evaluated on labelled data; give files, or rows: text.tabular.given(texts, labels)")
+    name = str(held.path or "the model") if isinstance(model, Model) else str(model)
+    options |= {"temperature": known_temperature(held.path), "name": name}
+    return evaluate_labels(held.network, held.tokenizer, cast(Any, data), **options)
 
 
 def sample(network: Network, tokenizer: Tokenizer, prompt: str) -> str:

@@ -1,21 +1,47 @@
-"""`pellucid evaluate`: how well a model predicts a text, and how it does on the tasks of lm-evaluation-harness."""
+"""`pellucid evaluate`: how well a model predicts a text or labels, and how it does on tasks of lm-evaluation-harness."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from pellucid.cli_shared import USUAL, ReadingOptions, dashes, show_json, show_table
 from pellucid.core.errors import ConfigError
-from pellucid.core.files import write_json
+from pellucid.core.files import write_json, write_text
 from pellucid.core.progress import console
 
 if TYPE_CHECKING:
+    from pellucid.evaluation.grading import Grades
     from pellucid.evaluation.harness import Scores
     from pellucid.evaluation.perplexity import Perplexity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """How labelled data is read, for classifiers and taggers; None leaves it to the default."""
+
+    train: Annotated[list[str] | None, Parameter(help="labelled rows for the floors to learn from", negative=())] = None
+    text_column: Annotated[str | None, Parameter(help="column of the text; without it recognised by its name")] = None
+    label_column: Annotated[str | None, Parameter(help="column of the label; without it recognised by its name")] = None
+    column_names: Annotated[str | None, Parameter(help="names of the columns of csv and tsv files without a header row")] = None
+    multi_separator: Annotated[str | None, Parameter(help="what stands between the labels of a text that can have several")] = (
+        None
+    )
+    on_empty: Annotated[Literal["error", "drop"] | None, Parameter(help="what to do with empty texts")] = None
+    long: Annotated[
+        Literal["error", "cut", "split"] | None, Parameter(help="what to do with texts that exceed the context")
+    ] = None
+
+    def given(self) -> dict[str, Any]:
+        found = {name: value for name, value in asdict(self).items() if value is not None}
+        return found | ({"column_names": self.column_names.split(",")} if self.column_names is not None else {})
+
+
+LabelledOptions = Annotated[Labelled, Parameter(name="*", group=Group("Reading labelled data", sort_key=9))]
+UNLABELLED = Labelled()
 
 
 def evaluate(
@@ -30,12 +56,14 @@ def evaluate(
     include_path: Path | None = None,
     batch_tokens: int = 4096,
     reading: ReadingOptions = USUAL,
+    labelled: LabelledOptions = UNLABELLED,
+    report: Path | None = None,
     out: Path | None = None,
     force: bool = False,
     quiet: bool = False,
     json: bool = False,
 ) -> None:
-    """Say how good a model is: at predicting a text, or at the tasks of lm-evaluation-harness.
+    """Say how good a model is: at predicting a text, at labelling texts, or at the tasks of lm-evaluation-harness.
 
     How well does it predict text that it has not seen?
 
@@ -43,6 +71,11 @@ def evaluate(
 
     Perplexity is how many tokens it hesitates between on average, so it compares models of one tokenizer; bits per byte compare
     any two. Documents (a text file; a row of a table) are read each by itself, through a window that slides over them.
+
+    How often is a classifier or a tagger right? (With --train FILE beside what a majority guess and TF-IDF with logistic
+    regression reach, which learn from these rows.)
+
+        pellucid evaluate runs/reviews --data test.csv --report grades.html
 
     What does it know of grammar and of the world? (pip install 'pellucid[eval]'; the questions come from the hub)
 
@@ -53,7 +86,8 @@ def evaluate(
     model
         a run folder, a model folder, a .gguf file, a llama2.c .bin file, or a model's name on the hub
     data
-        text to predict: files, folders, globs, - or hf:NAME; may be given several times
+        text to predict: files, folders, globs, - or hf:NAME; may be given several times. For a classifier or a tagger labelled
+        rows: csv, tsv, jsonl, json or parquet
     context
         most tokens that the model reads at once; without it all that it can
     stride
@@ -68,33 +102,51 @@ def evaluate(
         a folder with task files of your own, to read local data for example; they are programs, so take those you trust
     batch_tokens
         tokens that are read at once; fewer need less memory
+    report
+        write the grades of a classifier to this file, as a page with pictures (.html)
     out
         write the result to this file too, as JSON
     force
-        replace OUT
+        replace OUT and REPORT
     quiet
         show no progress
     json
         print the result as JSON
     """
     from pellucid import api
+    from pellucid.evaluation.grading import Grades
     from pellucid.evaluation.perplexity import Perplexity
 
-    if out is not None and out.exists() and not force:
-        raise ConfigError(f"{out} exists already; pass --force to replace it, or choose another --out")
-    if force and out is None:
-        raise ConfigError("--force has no effect without --out; leave it out")
+    for option, path in (("--out", out), ("--report", report)):
+        if path is not None and path.exists() and not force:
+            raise ConfigError(f"{path} exists already; pass --force to replace it, or choose another {option}")
+    if report is not None and report.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"{report} is to be a page; let --report end in .html")
+    if force and out is None and report is None:
+        raise ConfigError("--force has no effect without --out or --report; leave it out")
     options: dict[str, Any] = {"context": context, "stride": stride, "limit": limit, "num_fewshot": num_fewshot}
-    options |= {"include_path": include_path, "batch_tokens": batch_tokens, **reading.given()}
+    options |= {"include_path": include_path, "batch_tokens": batch_tokens, **reading.given(), **labelled.given()}
     found = api.evaluate(model, dashes(data) if data else None, tasks=tasks, progress=console(quiet=quiet), **options)
-    result = {"model": model, **asdict(found)}
+    if report is not None and not isinstance(found, Grades):
+        raise ConfigError("--report has no effect on a model without a head for labels; leave it out")
+    result = {"model": model, **(found.to_json() if isinstance(found, Grades) else asdict(found))}
     if out is not None:
         write_json(out, result)
+    if isinstance(found, Grades) and report is not None:
+        write_text(report, found.to_html())
     if json:
         return show_json(result)
+    if isinstance(found, Grades):
+        return print(*of_labels(found, floors=labelled.train is not None), sep="\n")
     if isinstance(found, Perplexity):
         return show_table(of_text(found))
     print(of_tasks(found))
+
+
+def of_labels(found: Grades, *, floors: bool) -> list[str]:
+    """The grades, and how to see them beside floors."""
+    hint = "With --train FILE they stand beside a majority guess and TF-IDF, which have to be taught from labelled rows."
+    return [*found.lines(), *([] if floors else ["", hint])]
 
 
 def of_text(found: Perplexity) -> dict[str, str]:

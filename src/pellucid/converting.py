@@ -12,6 +12,7 @@ from pellucid.core.errors import ConfigError, ModelError
 from pellucid.core.files import atomic_folder, verify_file, write_json
 from pellucid.core.gguf import StoredType, write_gguf
 from pellucid.evaluation.embed import copy_pooling
+from pellucid.evaluation.predict import copy_temperature
 from pellucid.loading import ModelFiles, find_model, open_adapter, open_files, special_ids
 from pellucid.network.adapters import merge, merged
 from pellucid.network.gguf import Written, gguf_metadata
@@ -99,7 +100,7 @@ def merge_adapter(
 
 
 def write_model(path: Path, network: Network, tokenizer: Tokenizer, *, ids: Mapping[str, Any], source: Path | None) -> None:
-    """Write a Hugging Face folder: network (adapters merged), tokenizer, ids of special tokens, and `source`'s pooling."""
+    """Write a Hugging Face folder: network (adapters merged), tokenizer, special tokens, `source`'s pooling and temperature."""
     with atomic_folder(path) as temporary, merged(network):
         save_network(network, temporary, ids=ids)
         tokenizer.save(temporary, context_length=network.config.context_length)
@@ -107,6 +108,8 @@ def write_model(path: Path, network: Network, tokenizer: Tokenizer, *, ids: Mapp
             write_json(temporary / GENERATION_CONFIG, dict(ids))
         if source is not None and source.is_dir():
             copy_pooling(source, temporary)
+            if network.config.scores_labels:
+                copy_temperature(source, temporary)
 
 
 def write_file(files: ModelFiles, path: Path, dtype: StoredType | None) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
-
-import numpy as np
 
 from pellucid.core.errors import ConfigError, CorpusError, RunError
 from pellucid.core.files import write_json, write_text
@@ -16,7 +14,8 @@ from pellucid.core.progress import Progress
 from pellucid.core.run import RunFolder
 from pellucid.evaluation import floors as floors_of
 from pellucid.evaluation.grading import Grades, grade
-from pellucid.evaluation.predict import label_scores, word_tags
+from pellucid.evaluation.labelled import grade_rows
+from pellucid.evaluation.predict import keep_temperature
 from pellucid.generation import engine
 from pellucid.generation.sampling import Sampling
 from pellucid.loading import find_model, open_model, special_ids
@@ -25,7 +24,7 @@ from pellucid.network.network import Network
 from pellucid.text.chat import ChatTemplate
 from pellucid.text.conversations import Conversation
 from pellucid.text.corpus import Corpus
-from pellucid.text.labelled import Labelled, classes_of
+from pellucid.text.labelled import Labelled
 from pellucid.text.pairs import Pair
 from pellucid.text.preferences import preference_examples
 from pellucid.text.tabular import Sources
@@ -185,72 +184,31 @@ def graded(run: RunFolder, job: FinetuneJob, progress: Progress) -> Grades | Non
     network = open_model(run.path).network.to(job.compute.device).eval()
     network.compute_in(job.compute.dtype)
     found = GRADERS[job.recipe.task.name or "classify"](network, job)
+    fitted = found.calibration.temperature if found.calibration else None
+    if fitted is not None and run.model.is_dir():
+        keep_temperature(run.model, fitted, len(job.lesson.rows.get("validation", ())))
     write_json(run.path / GRADES, found.to_json())
     write_text(run.report, found.to_html())
     return found
 
 
 def grade_labels(network: Network, job: FinetuneJob) -> Grades:
-    """Classes, several of them, or numbers."""
-    lesson, recipe = job.lesson, job.recipe
+    """Classes, several of them, numbers, or tags of words."""
+    recipe = job.recipe
     parts: dict[str, list[Labelled]] = {
-        part: [row for row in rows if isinstance(row, Labelled)] for part, rows in lesson.rows.items()
+        part: [row for row in rows if isinstance(row, Labelled)] for part, rows in job.lesson.rows.items()
     }
-    kind: Any = "regress" if recipe.task.name == "regress" else "multi" if lesson.multi else "classify"
-    texts = {part: [row.text for row in rows] for part, rows in parts.items()}
-    truth = {part: truth_of(rows, lesson.labels, kind) for part, rows in parts.items()}
-    longest = recipe.training.context_length
-
-    def scores(part: str) -> Any:
-        return label_scores(network, lesson.tokenizer, texts[part], longest=longest, long=recipe.data.long)  # type: ignore[arg-type]
-
-    known: Mapping[str, Any] = floors_of.floors(
-        kind,
-        texts["train"],
-        truth["train"],
-        texts["test"],
-        labels=() if kind == "regress" else lesson.labels,
-        class_weights=recipe.task.class_weights if kind != "regress" else "none",
-    )
-    if kind == "regress":
-        return grade(kind, truth["test"], predicted=scores("test")[:, 0].astype(np.float64), floors=known, name=run_name(job))
-    validation = (scores("validation"), truth["validation"]) if texts["validation"] else None
-    return grade(
-        kind,
-        truth["test"],
-        labels=lesson.labels,
-        scores=scores("test"),
-        texts=texts["test"],
-        floors=known,
-        validation=validation,
+    return grade_rows(
+        network,
+        job.lesson.tokenizer,
+        parts["test"],
+        train=parts["train"],
+        validation=parts["validation"] if recipe.task.name == "classify" else (),
+        longest=recipe.training.context_length,
+        long=recipe.data.long,  # type: ignore[arg-type]
+        class_weights=recipe.task.class_weights,
         name=run_name(job),
     )
-
-
-def truth_of(rows: Sequence[Labelled], labels: Sequence[str], kind: str) -> Any:
-    """The labels of rows as arrays: class numbers [rows], 0 and 1 [rows labels], or numbers [rows]."""
-    numbers = {name: number for number, name in enumerate(labels)}
-    if kind == "regress":
-        return np.array([row.label for row in rows], dtype=np.float64)
-    if kind == "classify":
-        return np.array([numbers[str(row.label)] for row in rows], dtype=np.int64)
-    found = np.zeros((len(rows), len(labels)), dtype=np.int64)
-    for at, row in enumerate(rows):
-        found[at, [numbers[name] for name in classes_of(row)]] = 1
-    return found
-
-
-def grade_tags(network: Network, job: FinetuneJob) -> Grades:
-    """Tags of words."""
-    lesson = job.lesson
-    parts = {part: [row for row in rows if isinstance(row, Labelled) and row.words] for part, rows in lesson.rows.items()}
-    words = {part: [row.words for row in rows if row.words] for part, rows in parts.items()}
-    tags = {part: [list(classes_of(row)) for row in rows] for part, rows in parts.items()}
-    listed = {part: [row.words() for row in found] for part, found in words.items()}
-    known = floors_of.floors("tag", listed["train"], tags["train"], listed["test"])
-    options: dict[str, Any] = {"longest": job.recipe.training.context_length, "long": job.recipe.data.long}
-    predicted = word_tags(network, lesson.tokenizer, words["test"], **options)
-    return grade("tag", tags["test"], predicted=predicted, floors=known, name=run_name(job))
 
 
 def grade_answers(network: Network, job: FinetuneJob) -> Grades:
@@ -306,7 +264,7 @@ def run_name(job: FinetuneJob) -> str:
 GRADERS: dict[str, Callable[[Network, FinetuneJob], Grades]] = {
     "classify": grade_labels,
     "regress": grade_labels,
-    "tag": grade_tags,
+    "tag": grade_labels,
     "instruct": grade_answers,
     "seq2seq": grade_answers,
     "prefer": grade_choices,

@@ -247,8 +247,18 @@ def check_temperature(network: Network, temperature: float | None) -> None:
 
 
 def keep_temperature(folder: Path, temperature: float, rows: int) -> None:
-    """Write beside a classifier's weights the temperature that was fitted on so many rows of validation data."""
-    write_json(folder / CALIBRATION, {"temperature": temperature, "rows": rows})
+    """Write beside a classifier's weights the temperature that was fitted on so many rows of validation data.
+
+    One at the limit of what is tried says nothing but that the rows were too few: it is not kept.
+    """
+    if 1.01 * COLDEST < temperature < 0.99 * HOTTEST:
+        write_json(folder / CALIBRATION, {"temperature": temperature, "rows": rows})
+
+
+def copy_temperature(source: Path, destination: Path) -> None:
+    """Copy the temperature that lies beside a classifier's weights, if there is one."""
+    if (path := own_file(source, CALIBRATION)) is not None:
+        write_json(destination / CALIBRATION, read_json(path))
 
 
 def known_temperature(folder: Path | None) -> float | None:
