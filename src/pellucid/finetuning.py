@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from pellucid.core.errors import ConfigError, CorpusError, RunError
@@ -16,6 +15,7 @@ from pellucid.evaluation import floors as floors_of
 from pellucid.evaluation.grading import Grades, grade
 from pellucid.evaluation.labelled import grade_rows
 from pellucid.evaluation.predict import keep_temperature
+from pellucid.evaluation.spread import Spread
 from pellucid.generation import engine
 from pellucid.generation.sampling import Sampling
 from pellucid.loading import find_model, open_model, special_ids
@@ -30,6 +30,7 @@ from pellucid.text.preferences import preference_examples
 from pellucid.text.tabular import Sources
 from pellucid.training.finetune import FinetuneJob, finetune
 from pellucid.training.finetune_recipe import FinetuneRecipe
+from pellucid.training.finetune_report import title, write_finetune_report
 from pellucid.training.lessons import Lesson, Start
 from pellucid.training.preference import Preference, with_references
 from pellucid.training.running import Sample
@@ -81,33 +82,6 @@ def teach(
     return Taught(run, grades)
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Runs that differ in their seed only."""
-
-    runs: tuple[Taught, ...]
-
-    def figures(self) -> dict[str, list[float]]:
-        """Each metric of the model, and of the floors under their names, once for each run."""
-        found: dict[str, list[float]] = {}
-        for taught in self.runs:
-            for system, metrics in (taught.grades.metrics if taught.grades else {}).items():
-                for metric, estimate in metrics.items():
-                    found.setdefault(f"{system}: {metric}", []).append(estimate.value)
-        return found
-
-    def to_json(self) -> dict[str, Any]:
-        figures = {name: {"mean": mean(found), "sd": stdev(found), "runs": found} for name, found in self.figures().items()}
-        return {"runs": [str(taught.run.path) for taught in self.runs], "metrics": figures}
-
-    def lines(self) -> list[str]:
-        """What a command prints: mean and standard deviation over the runs."""
-        figures = self.figures()
-        width = max(map(len, figures), default=0)
-        head = f"{len(self.runs)} runs, mean and standard deviation over seeds"
-        return [head, *(f"{name:<{width}}  {mean(found):.4f} ± {stdev(found):.4f}" for name, found in figures.items())]
-
-
 def teach_seeds(
     recipe: FinetuneRecipe,
     model: str | Path,
@@ -128,15 +102,16 @@ def teach_seeds(
         raise RunError(
             f"{out} exists already; pass --resume to continue it, --force to replace its runs, or choose another --out"
         )
-    runs = []
+    runs: dict[str, Grades | None] = {}
     for number, folder in enumerate(folders):
         progress.say(f"run {number + 1} of {seeds}: {folder}")
         seeded = recipe.override({"training": {"seed": recipe.training.seed + number}})
         going_on = resume and RunFolder(folder).is_run()
         replaced = force and folder.exists()
-        runs.append(teach(seeded, model, folder, resume=going_on, force=replaced, progress=progress))
-    spread = Spread(tuple(runs))
+        runs[str(folder)] = teach(seeded, model, folder, resume=going_on, force=replaced, progress=progress).grades
+    spread = Spread(runs)
     write_json(out / "seeds.json", spread.to_json())
+    write_text(RunFolder(out).report, spread.to_html({str(folder): folder.name for folder in folders}))
     return spread
 
 
@@ -179,6 +154,7 @@ def graded(run: RunFolder, job: FinetuneJob, progress: Progress) -> Grades | Non
     """The grades of a finished run on its test rows, written into its folder; None if there are no such rows."""
     test = job.lesson.rows.get("test", ())
     if not test:
+        write_finetune_report(run)
         return None
     progress.say(f"grading on {len(test):,} test rows, beside the floors")
     network = open_model(run.path).network.to(job.compute.device).eval()
@@ -188,7 +164,7 @@ def graded(run: RunFolder, job: FinetuneJob, progress: Progress) -> Grades | Non
     if fitted is not None and run.model.is_dir():
         keep_temperature(run.model, fitted, len(job.lesson.rows.get("validation", ())))
     write_json(run.path / GRADES, found.to_json())
-    write_text(run.report, found.to_html())
+    write_finetune_report(run, found.section())
     return found
 
 
@@ -225,7 +201,7 @@ def grade_answers(network: Network, job: FinetuneJob) -> Grades:
     truth = [row.target if isinstance(row, Pair) else last_answer(row) for row in rows]
     written = answers(network, lesson, prompts, max_tokens=128)
     known = floors_of.floors("text", [], [], asked)
-    return grade("text", truth, predicted=written, floors=known, name=run_name(job))
+    return grade("text", truth, predicted=written, texts=asked, floors=known, name=run_name(job))
 
 
 def prompt_of(row: Any) -> str | Conversation:
@@ -233,7 +209,7 @@ def prompt_of(row: Any) -> str | Conversation:
 
 
 def last_answer(row: Any) -> str:
-    return str(row.messages[-1]["content"])
+    return last(row.messages)
 
 
 def last_question(row: Any) -> str:
@@ -252,13 +228,19 @@ def grade_choices(network: Network, job: FinetuneJob) -> Grades:
     before.compute_in(job.compute.dtype)
     examples = with_references(before, found.examples, **sizes)
     margins = pair_margins(network, Preference(recipe.task.beta), examples, **sizes)
-    answered = [(str(row.chosen[-1]["content"]), str(row.rejected[-1]["content"])) for row in rows]
-    known = floors_of.floors("prefer", [], None, answered) if len(answered) == len(margins) else {}
-    return grade("prefer", None, scores=margins.double().numpy(), floors=known, name=run_name(job))
+    whole = len(rows) == len(margins)  # none was left out as too long
+    asked = [(last(row.prompt), last(row.chosen), last(row.rejected)) for row in rows] if whole else []
+    known = floors_of.floors("prefer", [], None, [row[1:] for row in asked]) if asked else {}
+    return grade("prefer", None, scores=margins.double().numpy(), texts=asked, floors=known, name=run_name(job))
+
+
+def last(messages: Sequence[Mapping[str, Any]]) -> str:
+    """What the last message says."""
+    return str(messages[-1]["content"]) if messages else ""
 
 
 def run_name(job: FinetuneJob) -> str:
-    return f"{job.name}, fine-tuned"
+    return title(job.name, job.recipe.task.name)
 
 
 GRADERS: dict[str, Callable[[Network, FinetuneJob], Grades]] = {

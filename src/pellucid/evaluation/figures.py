@@ -1,4 +1,4 @@
-"""Pictures of results, as SVG: who is taken for whom, whether confidence is deserved, what more labels buy."""
+"""Pictures of results, as SVG: who is taken for whom, whether confidence is deserved, what labels buy, what chance does."""
 
 from __future__ import annotations
 
@@ -144,6 +144,23 @@ def reliability_picture(curves: Mapping[str, Reliability]) -> str:
             axes.grid(alpha=0.25)
         grid[0][0].set_ylabel("share that was right")
         grid[1][0].set_ylabel("rows")
+    return drawn[0]
+
+
+def dots(systems: Mapping[str, Sequence[float]], *, measure: str) -> str:
+    """A line for each system, with a dot for each of its runs and a stroke at their mean."""
+    with picture(8, 1 + 0.45 * len(systems), list(systems)) as (figure, drawn):
+        axes = figure.subplots()
+        for place, values in enumerate(systems.values()):
+            color = ACCENT if place == 0 else "#1f4e79"
+            axes.scatter(values, [place] * len(values), s=36, color=color, alpha=0.55, lw=0)
+            mean = float(np.mean(values))
+            axes.plot([mean, mean], [place - 0.28, place + 0.28], color=color, lw=1.8)
+        axes.set_yticks(range(len(systems)), [short(name, 40) for name in systems])
+        axes.set(xlabel=measure, ylim=(len(systems) - 0.5, -0.5))
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x", alpha=0.25)
     return drawn[0]
 
 

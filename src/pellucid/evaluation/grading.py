@@ -90,9 +90,9 @@ class Grades:
         lines = [self.verdict, "", f"{self.rows:,} rows; in brackets 95 % intervals", *aligned(rows)]
         if self.classes:
             worst = self.worst()
-            kind = "type" if self.task == "tag" else "class"
+            kind, counted = ("type", "spans") if self.task == "tag" else ("class", "rows")
             title = f"{kind}, the worst {WORST} of {len(worst)}" if len(worst) > WORST else f"{kind}, worst first"
-            lines += ["", *aligned([[title, "F1", "precision", "recall", "rows"], *map(class_cells, worst[:WORST])])]
+            lines += ["", *aligned([[title, "F1", "precision", "recall", counted], *map(class_cells, worst[:WORST])])]
         if self.calibration:
             before, after = self.calibration.before, self.calibration.after
             head = ["", "as it is", *([f"temperature {self.calibration.temperature:.2f}"] if after else [])]

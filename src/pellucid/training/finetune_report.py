@@ -16,7 +16,7 @@ from pellucid.training.finetune_recipe import FinetuneRecipe
 from pellucid.training.report import curves, whereabouts
 
 # findings after which figures are to be read with care
-WORRYING = re.compile("too good|in train too|copy of|copies of|different labels|times as many|exceed the context")
+WORRYING = re.compile("too good|in train too|different labels|times as many|exceed the context")
 NAMED = 20  # labels in the table of facts
 WRITES = ("instruct", "seq2seq", "continue")
 
