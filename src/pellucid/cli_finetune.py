@@ -10,6 +10,7 @@ from cyclopts import Group, Parameter
 
 from pellucid.cli_shared import merge, show_json, with_dashes
 from pellucid.core.progress import console
+from pellucid.core.run import RunFolder
 from pellucid.training.finetune_recipe import LENGTHS, FinetuneRecipe, TaskName
 
 Fields = Annotated[
@@ -51,8 +52,8 @@ def finetune(
     """Teach a model a task from your own labelled data, and say how well it does it.
 
     The run folder OUT then holds the model (in Hugging Face layout, or with --method lora an adapter as peft has them),
-    checkpoints, metrics, and report.html with grades on held-out rows beside what a majority guess and TF-IDF with logistic
-    regression reach from the same labels.
+    checkpoints, metrics, and report.html with curves and with grades on held-out rows, beside what a majority guess and TF-IDF
+    with logistic regression reach from the same labels.
 
     Parameters
     ----------
@@ -100,7 +101,7 @@ def finetune(
     seed
         of fresh weights and the order of the examples
     seeds
-        run so many times with different seeds, into OUT/seed-0, OUT/seed-1 ..., and report the spread
+        run so many times with different seeds, into OUT/seed-0, OUT/seed-1 ..., and report the spread in OUT/report.html
     recipe
         a TOML file with settings; options override it
     resume
@@ -135,15 +136,19 @@ def finetune(
     base = FinetuneRecipe.load(recipe) if recipe else FinetuneRecipe()
     chosen = base.override(merge(shorthands, with_dashes(fields.given()), LENGTHS))
     options: dict[str, Any] = {"resume": resume, "force": force, "progress": console(quiet=quiet)}
+    report = RunFolder(out).report
     if seeds != 1:
         spread = teach_seeds(chosen, model, out, seeds=seeds, **options)
-        return show_json(spread.to_json()) if json else print(*spread.lines(), sep="\n")
-    run = teach(chosen, model, out, **options)
-    where = shlex.quote(str(out))
+        if json:
+            return show_json({"report": str(report)} | spread.to_json())
+        return print(*spread.lines(), "", f"read the report   {report}", sep="\n")
+    taught = teach(chosen, model, out, **options)
+    grades, where = taught.grades, shlex.quote(str(out))
     if json:
-        return show_json({"run": str(out), "grades": run.grades and run.grades.to_json()})
-    print(*(run.grades.lines() if run.grades else []), "", sep="\n")
-    print(f"read the report   {out / 'report.html'}" if run.grades else f"see the curves    {out / 'curves.svg'}")
+        places = {"run": str(out), "model": str(taught.run.model), "report": str(report)}
+        return show_json(places | {"grades": grades and grades.to_json()})
+    print(*(grades.lines() if grades else ["No rows were held out to test on, so there are no grades."]), "", sep="\n")
+    print(f"read the report   {report}")
     print(next_step(chosen, where))
 
 
