@@ -79,9 +79,10 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]] = REVIEWS) -> Path:
     return path
 
 
-def teach(model: Path, data: Path, out: Path, **options: Any) -> Any:
+def teach(model: Path, rows: Path, out: Path, **options: Any) -> Any:
     """Fine-tune in this process, on one thread, in fp32."""
     import pellucid
 
     training = PACE | options.pop("training", {})
-    return pellucid.finetune(model, data, out=out, training=training, **options)
+    section = {"train": [str(rows)]} | options.pop("data", {})
+    return pellucid.finetune(model, section, out=out, training=training, **options)

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from pellucid.core.errors import ConfigError, ModelError
-from pellucid.core.files import atomic_folder, verify_file, write_json
+from pellucid.core.files import atomic_folder, verify_file
 from pellucid.core.gguf import StoredType, write_gguf
 from pellucid.evaluation.embed import copy_pooling
 from pellucid.evaluation.predict import copy_temperature
@@ -18,7 +18,7 @@ from pellucid.network.adapters import merge, merged
 from pellucid.network.gguf import Written, gguf_metadata
 from pellucid.network.network import Network
 from pellucid.network.peft_settings import is_adapter
-from pellucid.network.weights import CONFIG, GENERATION_CONFIG, save_network
+from pellucid.network.weights import CONFIG, save_network, write_generation
 from pellucid.text.formats import KEY, UNUSED, to_gguf
 from pellucid.text.tokenizer import Tokenizer
 
@@ -104,8 +104,7 @@ def write_model(path: Path, network: Network, tokenizer: Tokenizer, *, ids: Mapp
     with atomic_folder(path) as temporary, merged(network):
         save_network(network, temporary, ids=ids)
         tokenizer.save(temporary, context_length=network.config.context_length)
-        if network.config.generates:
-            write_json(temporary / GENERATION_CONFIG, dict(ids))
+        write_generation(temporary, network.config, ids)
         if source is not None and source.is_dir():
             copy_pooling(source, temporary)
             if network.config.scores_labels:

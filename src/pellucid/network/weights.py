@@ -40,6 +40,13 @@ def save_network(
     save_tensors(to_file(network.state_dict(), names_in(config, known)), folder / WEIGHTS)
 
 
+def write_generation(folder: Path, config: ModelConfig, ids: Mapping[str, Any]) -> None:
+    """Write `generation_config.json`: where a text begins and ends, for networks that write texts; others have no such file."""
+    if config.generates:
+        start = {"decoder_start_token_id": config.start_token} if config.architecture == "encoder-decoder" else {}
+        write_json(folder / GENERATION_CONFIG, dict(ids) | start)
+
+
 def check_expressible(config: ModelConfig, file: dict[str, Any]) -> None:
     """Refuse to write a transformer that its family's `config.json` does not describe: it would be read as another one."""
     read = asdict(replace(config_of(file, CONFIG), head=config.head, pooler=config.pooler))

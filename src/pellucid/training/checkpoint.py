@@ -19,7 +19,7 @@ from pellucid.network.network import Network
 from pellucid.network.peft import save_adapter
 from pellucid.network.recurrent import LayerState
 from pellucid.network.sources import save_tensors
-from pellucid.network.weights import GENERATION_CONFIG, load_into, save_network
+from pellucid.network.weights import load_into, save_network, write_generation
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.training.loop import TrainState
 
@@ -54,8 +54,8 @@ class WholeModel:
 
     def save(self, network: Network, folder: Path) -> None:
         save_network(network, folder, end_of_text=self.tokenizer.end_of_text, ids=self.ids)
-        if self.ids is not None and network.config.generates:
-            write_json(folder / GENERATION_CONFIG, dict(self.ids))
+        if self.ids is not None:
+            write_generation(folder, network.config, self.ids)
         self.tokenizer.save(folder, context_length=network.config.context_length)
 
     def load(self, network: Network, folder: Path) -> None:
@@ -72,8 +72,7 @@ class AdapterOnly:
 
     def save(self, network: Network, folder: Path) -> None:
         save_adapter(network, folder, base=self.base)
-        if network.config.generates:
-            write_json(folder / GENERATION_CONFIG, dict(self.ids))
+        write_generation(folder, network.config, self.ids)
         self.tokenizer.save(folder, context_length=network.config.context_length)
         save_tensors(adapter_state(network), folder / TRAINED)
 
