@@ -24,10 +24,12 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train_chars(Corpus.of([*DOCUMENTS, *TEXTS, LONG]))
 
 
-def labeller(family: str = "gpt2", *, head: Any = "classify", labels: Any = LABELS, seed: int = 0, **changes: Any) -> Model:
+def labeller(
+    family: str = "gpt2", *, head: Any = "classify", labels: Any = LABELS, seed: int = 0, size: Any = SIZE, **changes: Any
+) -> Model:
     """A model that scores labels, in memory."""
     words = tokenizer()
-    base = randomised(FAMILIES[family].new(vocab_size=words.vocab_size, **SIZE))
+    base = randomised(FAMILIES[family].new(vocab_size=words.vocab_size, **size))
     network = with_labels(base, head=head, labels=labels, seed=seed, **changes)
     with torch.no_grad():
         network.head.weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(seed))
