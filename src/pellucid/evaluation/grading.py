@@ -36,7 +36,7 @@ NAMES = {
     "ece": "calibration error (ECE)", "brier": "Brier score", "nll": "negative log-likelihood",
 }  # fmt: skip
 PLAIN = {"matthews", "mse", "mae", "r2", "pearson", "spearman", "mean_margin", "brier", "nll"}  # not shown as per cent
-LISTED, WORST, FEW = 10, 5, 50  # names in a note; classes that a command prints; rows that are too few
+LISTED, WORST, SHOWN, FEW = 10, 5, 20, 50  # names in a note; classes printed; classes not folded away; rows that are too few
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class Grades:
             if self.calibration.curve_after:
                 curves[f"temperature {self.calibration.temperature:.2f}"] = self.calibration.curve_after
             reliability = Markup(reliability_picture(curves))
-        tools: dict[str, Any] = {"names": NAMES, "shown": shown, "cells": class_cells, "segments": segments}
+        tools: dict[str, Any] = {"names": NAMES, "shown": shown, "cells": class_cells, "segments": segments, "few": SHOWN}
         return Markup(page("grades", grades=self, confusion=confusion, reliability=reliability, **tools))
 
 
@@ -269,8 +269,15 @@ def notes(rows: int, classes: Sequence[ClassGrade], temperature: float | None) -
     if missing := [one.label for one in classes if one.support == 0]:
         named = ", ".join(missing[:LISTED]) + (" ..." if len(missing) > LISTED else "")
         found.append(f"{len(missing)} of {len(classes)} classes have no row in the test set: {named}.")
-    if temperature is not None and not 1.01 * COLDEST < temperature < 0.99 * HOTTEST:
-        found.append(f"The temperature {temperature:.2f} is at its limit: there are too few validation rows to fit it.")
+    if temperature is not None and temperature <= 1.01 * COLDEST:
+        found.append(
+            f"The temperature {temperature:.2f} is at its limit: the model is right far more often than it says, as after too "
+            "short a training, or there are too few validation rows."
+        )
+    if temperature is not None and temperature >= 0.99 * HOTTEST:
+        found.append(
+            f"The temperature {temperature:.2f} is at its limit: the model's probabilities say nothing about its labels."
+        )
     return found
 
 
