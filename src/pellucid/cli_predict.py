@@ -26,7 +26,7 @@ def predict(
     on_empty: Literal["error", "skip"] = "error",
     encoding: str | None = None,
     on_bad_bytes: Literal["error", "replace"] = "error",
-    batch_tokens: int = 4096,
+    batch_tokens: int = 1024,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     threads: int | Literal["auto"] = "auto",
@@ -69,7 +69,7 @@ def predict(
     on_bad_bytes
         what to do with other bytes
     batch_tokens
-        tokens that are read at once; fewer need less memory
+        tokens that are read at once; a GPU likes more, such as 16384
     device
         auto, cpu or cuda
     precision
