@@ -264,3 +264,37 @@ def test_a_curve_over_label_budgets():
     picture = figures.label_curve([200, 1000], {"from scratch": ([0.5, 0.6], [0.01, 0.02]), "TF-IDF": ([0.6, 0.7], [0, 0])})
     ElementTree.fromstring(picture)
     assert all(word in picture for word in ("from scratch", "TF-IDF", "1,000", "accuracy, %"))
+
+
+# Rows to read
+
+
+def test_answers_are_the_first_and_choices_the_worst():
+    said = [f"answer {number}" for number in range(12)]
+    found = grade("text", ["answer 1"] * 12, predicted=said, texts=["<b>?"] * 12).answers
+    assert [one.row for one in found] == list(range(10))
+    assert [found[1].score, found[2].score] == pytest.approx([1.0, 0.5])
+    margins = [0.5, -2.0, 1.0, -3.0]
+    worst = grade("prefer", None, scores=margins, texts=[("q", f"chosen {n}", "rejected") for n in range(4)]).answers
+    assert [(one.row, one.wanted, one.score) for one in worst] == [(3, "chosen 3", -3.0), (1, "chosen 1", -2.0)]
+
+
+def test_tagged_rows_with_the_most_wrong_words_come_first():
+    truth = [["B-A", "I-A", "O"], ["O", "O", "B-B"], ["O", "O", "O"]]
+    said = [["O", "O", "O"], ["O", "O", "O"], ["O", "O", "O"]]
+    words = [["New", "York", "<b>"]] * 3
+    grades = grade("tag", truth, predicted=said, texts=words)
+    assert [one.row for one in grades.taggings] == [0, 1]
+    assert "<mark>New York <small>A</small></mark>" in grades.to_html()
+    assert "&lt;b&gt;" in grades.to_html()
+    with pytest.raises(ConfigError, match="row 0 has 2 words, but 3 tags"):
+        grade("tag", truth, predicted=said, texts=[["New", "York"]] * 3)
+
+
+def test_many_classes_are_folded_away_and_the_command_prints_the_worst():
+    truth, predicted = classes(0.6, labels=77, rows=3000)
+    grades = grade("classify", truth, labels=[f"l{n}" for n in range(77)], scores=logits(predicted, 77))
+    assert "the other 57" in grades.to_html()
+    lines = grades.lines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("class, the worst 5 of 77"))
+    assert lines[start + 6] == ""
