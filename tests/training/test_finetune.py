@@ -421,7 +421,7 @@ def test_losses_are_the_ones_written_down(tmp_path, reviews):
         reviews,
         tmp_path / "run",
         data=NO_TEST,
-        optimizer={"name": "adamw", "learning_rate": 3e-3, "weight_decay": 0.01, "clip": 1.0},
+        optimizer={"learning_rate": 3e-3, "head_learning_rate": 3e-3, "weight_decay": 0.01, "clip": 1.0},
         schedule={"kind": "wsd", "warmup": 0.1, "decay": 0.9},
         training={"steps": 10, "batch_size": 8, "seed": 7, "evaluate_every": 5, "micro_tokens": 128, "dropout": 0.0},
     )
