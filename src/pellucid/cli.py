@@ -192,9 +192,10 @@ def generate(
     seed: int = 0,
     stop: list[str] | None = None,
     beams: int = 1,
+    chat: bool = False,
     json: bool = False,
 ) -> None:
-    """Continue a text.
+    """Continue a text, or answer it.
 
     Parameters
     ----------
@@ -220,6 +221,8 @@ def generate(
         end before this string; may be given several times
     beams
         above 1, search for the likeliest text, so many at a time, instead of drawing one
+    chat
+        the prompt is a message to the assistant: put the model's chat template around it, and print the answer
     json
         print text, tokens, log-probabilities and finish reason as JSON
     """
@@ -229,6 +232,9 @@ def generate(
     sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     sampling |= {"repetition_penalty": repetition_penalty, "seed": seed, "beams": beams}
     loaded = api.load(model)
+    if chat:
+        answer = loaded.chat(text, max_tokens=max_tokens, stop=stop or (), **sampling)
+        return show_json(asdict(answer)) if json else print(answer.text)
     if json:
         return show_json(asdict(loaded.generate(text, max_tokens=max_tokens, stop=stop or (), **sampling)))
     pieces = loaded.stream(text, max_tokens=max_tokens, stop=stop or (), **sampling)

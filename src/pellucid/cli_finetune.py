@@ -13,6 +13,7 @@ from pellucid.core.progress import console
 from pellucid.core.run import RunFolder
 from pellucid.training.finetune_recipe import LENGTHS, FinetuneRecipe, TaskName
 
+Sources = Annotated[list[str] | None, Parameter(negative=())]
 Fields = Annotated[
     FinetuneRecipe, Parameter(name="*", group=Group("Recipe", help="Any field of a recipe, by its dotted name.", sort_key=9))
 ]
@@ -22,15 +23,19 @@ def finetune(
     model: str,
     *,
     task: TaskName | None = None,
-    data: list[str] | None = None,
+    data: Sources = None,
     out: Path,
-    validation: list[str] | None = None,
-    test: list[str] | None = None,
+    validation: Sources = None,
+    test: Sources = None,
     text_column: str | None = None,
     label_column: str | None = None,
     split_column: str | None = None,
+    column_names: Sources = None,
     multi_separator: str | None = None,
     max_labels: int | None = None,
+    encoding: str | None = None,
+    on_bad_bytes: Literal["error", "replace"] | None = None,
+    html_breaks: bool | None = None,
     on_empty: Literal["error", "drop"] | None = None,
     long: Literal["error", "cut", "split", "drop"] | None = None,
     class_weights: Literal["none", "balanced"] | None = None,
@@ -76,10 +81,18 @@ def finetune(
         column of the label; without it recognised (label, category, class, sentiment ...); several with commas between
     split_column
         column that says train, validation or test; without it recognised (split, fold, set)
+    column_names
+        the columns of csv and tsv files that have no header row, in their order
     multi_separator
         what stands between the labels of a text that can have several
     max_labels
         allow so many distinct labels; without it 200
+    encoding
+        encoding of text files; without it UTF-8, or UTF-16 by its mark
+    on_bad_bytes
+        what to do with bytes that the encoding does not allow
+    html_breaks
+        turn HTML line breaks into newlines
     on_empty
         what to do with empty texts: error, or drop them and count
     long
@@ -124,8 +137,12 @@ def finetune(
             "text_column": text_column,
             "label_column": label_column,
             "split_column": split_column,
+            "column_names": column_names,
             "multi_separator": multi_separator,
             "max_labels": max_labels,
+            "encoding": encoding,
+            "on_bad_bytes": on_bad_bytes,
+            "html_breaks": html_breaks,
             "on_empty": on_empty,
             "long": long,
         },

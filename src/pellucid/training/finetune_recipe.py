@@ -115,9 +115,7 @@ class TuningOptimizer(Section):
         "adamw", description="adamw; muon: Muon for the blocks' matrices, AdamW for the rest"
     )
     learning_rate: float | None = Field(None, gt=0, le=100, description="peak rate; without it what suits method and size")
-    head_learning_rate: float | None = Field(
-        None, gt=0, le=100, description="peak rate of a head for labels; without it the same"
-    )
+    head_learning_rate: float | None = Field(None, gt=0, le=100, description="peak rate of a head for labels; without it 0.005")
     weight_decay: float = Field(0.01, ge=0, description="decay of the blocks' matrices, times their learning rate")
     momentum: float = Field(0.95, ge=0, lt=1, description="momentum of Muon")
     beta1: float = Field(0.9, ge=0, lt=1, description="decay of AdamW's first moment")
