@@ -1,5 +1,6 @@
 """Every command and every line of Python in the README does what it says."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -18,7 +19,8 @@ COMMANDS = [
     if line.startswith(("make ", "pip ", "pellucid "))
 ]
 SNIPPETS = [block for language, block in BLOCKS if language == "python"]
-QUICK = ["--size", "300k", "--vocab-size", "300", "--context", "32", "--training.threads", "1"]
+QUICK = ["--size", "300k", "--vocab-size", "300", "--context", "128", "--training.threads", "1"]
+FEW = ["--steps", "2", "--training.threads", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +28,12 @@ def folder(tmp_path_factory):
     """A folder with the texts and, from the README's own pretrain command, the run."""
     folder = tmp_path_factory.mktemp("readme")
     tiny.write_corpus(folder / "my_texts")
+    rows = "".join(
+        f"a {word} film about {n},{label}\n" for n in range(20) for word, label in (("fine", "good"), ("dull", "bad"))
+    )
+    (folder / "my_labels.csv").write_text("text,label\n" + rows, encoding="utf-8")
+    talks = [{"prompt": f"What is {n} and 1?", "response": f"It is {n + 1}."} for n in range(20)]
+    (folder / "my_answers.jsonl").write_text("".join(json.dumps(talk) + "\n" for talk in talks), encoding="utf-8")
     return folder
 
 
@@ -37,12 +45,12 @@ def here(folder, monkeypatch):
 
 def run(cli, command):
     words = shlex.split(command.replace("--minutes 10", "--minutes 0.02"))[1:]
-    return cli(*words, *(QUICK if words[0] == "pretrain" else []))
+    return cli(*words, *{"pretrain": QUICK, "finetune": FEW, "generate": ["--max-tokens", "20"]}.get(words[0], []))
 
 
 def test_the_readme_has_commands_and_python():
     assert len(COMMANDS) >= 5
-    assert len(SNIPPETS) == 2
+    assert len(SNIPPETS) == 3
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("make ")])
