@@ -84,6 +84,31 @@ def test_bf16_activations_get_the_gradient_of_exact_ones(monkeypatch, limit):
         assert float((ours.float() - theirs).norm() / theirs.norm()) < 0.01
 
 
+@pytest.mark.parametrize("trained", [{"hidden"}, {"weight"}, {"bias"}, {"hidden", "weight", "bias"}])
+def test_in_pieces_a_gradient_goes_to_whatever_is_trained_and_nowhere_else(monkeypatch, trained):
+    hidden, weight, targets = tensors()
+    given = {"hidden": hidden, "weight": weight, "bias": torch.linspace(-1, 1, len(weight))}
+    given = {name: value.detach().requires_grad_(name in trained) for name, value in given.items()}
+    logits = F.linear(given["hidden"], given["weight"], given["bias"])
+    loss = 3 * F.cross_entropy(logits, targets, reduction="sum", ignore_index=IGNORED)
+    theirs = torch.autograd.grad(loss, [given[name] for name in sorted(trained)])
+    monkeypatch.setattr(objectives, "LOGITS", 100)
+    (3 * cross_entropy(given["hidden"], given["weight"], targets, given["bias"])).backward()
+    assert {name for name, value in given.items() if value.grad is not None} == trained
+    for name, gradient in zip(sorted(trained), theirs, strict=True):
+        torch.testing.assert_close(given[name].grad, gradient, rtol=1e-5, atol=1e-5)
+
+
+def test_in_pieces_no_logits_are_computed_twice(monkeypatch):
+    hidden, weight, targets = tensors(tokens=40, vocab=50)
+    monkeypatch.setattr(objectives, "LOGITS", 1000)  # two pieces
+    calls = []
+    linear = F.linear
+    monkeypatch.setattr(objectives.F, "linear", lambda *given: calls.append(len(given[0])) or linear(*given))
+    cross_entropy(hidden, weight, targets).backward()
+    assert calls == [20, 20]
+
+
 @pytest.mark.parametrize("target", [-1, 10**6])
 def test_a_target_outside_the_vocabulary_is_no_token(target):
     hidden, weight, targets = tensors()

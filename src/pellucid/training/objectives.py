@@ -18,7 +18,7 @@ from pellucid.network.recurrent import LayerState
 from pellucid.text.batches import IGNORED, Batch
 
 MOST = 0.5  # with fewer targets than this share of the positions, only they are scored
-LOGITS = 32_768 * 1024  # with more than this many, the logits are computed in pieces, and again for the gradient
+LOGITS = 32_768 * 1024  # with more than this many, the logits are computed in pieces
 
 
 class Objective(Protocol):
@@ -81,11 +81,10 @@ def cross_entropy(
     rows = max(1, LOGITS // weight.shape[0])
     if len(hidden) <= rows:
         return summed_loss(hidden, weight, targets, bias)
-    losses = [
-        checkpoint(summed_loss, hidden[start : start + rows], weight, targets[start : start + rows], bias, use_reentrant=False)
-        for start in range(0, len(hidden), rows)
-    ]
-    return torch.stack(losses).sum()
+    if torch.is_grad_enabled():
+        return cast(Tensor, PiecewiseCrossEntropy.apply(hidden, weight, bias, targets, rows))  # type: ignore[no-untyped-call]
+    parts = zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
+    return torch.stack([summed_loss(part, weight, wanted, bias) for part, wanted in parts]).sum()
 
 
 def token_losses(
@@ -133,3 +132,32 @@ class SummedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * scale, None
+
+
+class PiecewiseCrossEntropy(torch.autograd.Function):
+    """The sum of `summed_loss` over pieces of `rows` tokens, all of whose gradients are made on the way (Hsu et al., 2024).
+
+    So no piece's logits are held for the backward pass, nor computed again in it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rows: int) -> Tensor:
+        needed = ctx.needs_input_grad
+        weight = weight.detach().requires_grad_(needed[1])
+        bias = None if bias is None else bias.detach().requires_grad_(needed[2])
+        parts = [part.detach().requires_grad_(needed[0]) for part in torch.split(hidden, rows)]
+        total = torch.zeros((), device=hidden.device)
+        for part, wanted in zip(parts, torch.split(targets, rows), strict=True):
+            with torch.enable_grad():
+                loss = summed_loss(part, weight, wanted, bias)
+            if any(needed):
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        gradient = torch.cat([cast(Tensor, part.grad) for part in parts]) if needed[0] else None
+        ctx.save_for_backward(gradient, weight.grad, None if bias is None else bias.grad)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        return *(None if gradient is None else gradient * scale for gradient in ctx.saved_tensors), None, None
