@@ -179,7 +179,7 @@ class TestCorpus:
         assert refused("pretrain", corpus, "--out", tmp_path / "run", "--vocab-size", 100) == expected
 
     def test_a_tokenizer_that_is_not_there(self, pretrain, corpus):
-        expected = "tokenizer 'bpee' is neither bpe nor chars nor a file; give the path of a tokenizer.json"
+        expected = "tokenizer 'bpee' is neither bpe, wordpiece nor chars, nor a file; give the path of a tokenizer.json"
         assert pretrain(corpus, tokenizer={"kind": "bpee"}) == expected
 
     def test_a_store_that_was_cut_short(self, cli, cache, corpus, refused, tmp_path):

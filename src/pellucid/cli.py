@@ -120,9 +120,9 @@ def pretrain(
         tiny, small, base, large, xl, or a number of parameters such as 25M; or a published model such as gpt2-medium, whose
         dimensions are taken, with the run's own vocabulary and context
     tokenizer
-        bpe, chars, or the path of a tokenizer.json
+        bpe, wordpiece (uncased, loses capitals and rare characters), chars, or the path of a tokenizer.json
     vocab_size
-        tokens that a new bpe tokenizer has
+        tokens that a new bpe or wordpiece tokenizer has
     context
         longest sequence, in tokens
     steps

@@ -19,7 +19,7 @@ tokenizer = App(name="tokenizer", help="Train a tokenizer, use it, and measure h
 def tokenizer_train(
     *corpus: str,
     out: Path,
-    kind: Literal["bpe", "chars"] = "bpe",
+    kind: Literal["bpe", "wordpiece", "chars"] = "bpe",
     vocab_size: int | None = None,
     reading: ReadingOptions = USUAL,
     force: bool = False,
@@ -34,9 +34,9 @@ def tokenizer_train(
     out
         the folder to make, with tokenizer.json
     kind
-        byte-level BPE, or one token per character
+        byte-level BPE; uncased words and pieces, which lose capitals and rare characters; or one token per character
     vocab_size
-        tokens that a bpe tokenizer has; without it 8192
+        tokens that a bpe or wordpiece tokenizer has; without it 8192
     force
         replace OUT
     quiet
@@ -53,9 +53,11 @@ def tokenizer_train(
     if out.exists() and not {"tokenizer.json"} <= {path.name for path in out.glob("*")} <= set(FILES):
         raise ConfigError(f"{out} is not a tokenizer's folder, so --force will not delete it; choose another --out")
     source, progress = Corpus.open(named(corpus), **reading.given()), console(quiet=quiet)
-    made = (
-        Tokenizer.train_chars(source) if kind == "chars" else Tokenizer.train_bpe(source, vocab_size or 8192, progress=progress)
-    )
+    if kind == "chars":
+        made = Tokenizer.train_chars(source)
+    else:
+        train = Tokenizer.train_bpe if kind == "bpe" else Tokenizer.train_wordpiece
+        made = train(source, vocab_size or 8192, progress=progress)
     with atomic_folder(out, sealed=False) as folder:
         made.save(folder)
     print(f"{out}: {made.vocab_size:,} tokens")

@@ -29,7 +29,7 @@ FIELDS = {
         "deduplicate": st.booleans(),
         "document_masks": st.booleans(),
     },
-    "tokenizer": {"kind": st.sampled_from(["bpe", "chars"]) | texts, "vocab_size": counts},
+    "tokenizer": {"kind": st.sampled_from(["bpe", "wordpiece", "chars"]) | texts, "vocab_size": counts},
     "model": {
         "family": st.sampled_from(["qwen3", "bert", "lstm"]),
         "size": texts,

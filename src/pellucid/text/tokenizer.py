@@ -24,7 +24,7 @@ from pellucid.text.corpus import Document
 from pellucid.text.folders import GENERAL_CLASS, Refusals, token_name
 from pellucid.text.sections import sections
 from pellucid.text.streaming import ByteStream, TextStream, WindowStream
-from pellucid.text.vocabulary import END_OF_TEXT, SPECIAL
+from pellucid.text.vocabulary import END_OF_TEXT, SPECIAL, UNKNOWN
 from pellucid.text.words import begins_word
 
 if TYPE_CHECKING:
@@ -81,6 +81,26 @@ class Tokenizer:
         """
         special = _special(extra)
         return _trained(vocabulary.train_bpe(_texts(corpus, progress), vocab_size, sample_bytes, special), extra)
+
+    @classmethod
+    def train_wordpiece(
+        cls,
+        corpus: Iterable[Document | str],
+        vocab_size: int,
+        *,
+        sample_bytes: int = SAMPLE_BYTES,
+        extra: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> Tokenizer:
+        """Learn uncased words and pieces, as BERT has: short sequences, which suit encoders and bags of words.
+
+        They lose something of a text: capital letters, accents and spacing, and a word with a character that is not among the
+        1,000 most frequent, or longer than 100 characters, is [UNK], with the id 3.
+        `extra` has the ids 4, 5, ...; otherwise as `train_bpe`.
+        """
+        special = _special(extra, (*SPECIAL, UNKNOWN))
+        backend = vocabulary.train_wordpiece(_texts(corpus, progress), vocab_size, sample_bytes, special)
+        return _trained(backend, extra, {"unk_token": UNKNOWN, "do_lower_case": True})
 
     @classmethod
     def train_chars(
@@ -308,17 +328,18 @@ class Tokenizer:
         return next((id for id in ids if id is not None), None)
 
 
-def _special(extra: Sequence[str]) -> tuple[str, ...]:
-    special = (*SPECIAL, *extra)
+def _special(extra: Sequence[str], usual: Sequence[str] = SPECIAL) -> tuple[str, ...]:
+    special = (*usual, *extra)
     for name in extra:
         if len(name) < 2 or special.count(name) > 1:
             raise TokenizerError(f"the extra token {name!r} is a single character or there already; name it otherwise")
     return special
 
 
-def _trained(backend: Backend, extra: Sequence[str]) -> Tokenizer:
+def _trained(backend: Backend, extra: Sequence[str], more: dict[str, Any] | None = None) -> Tokenizer:
     """With what objectives other than the next token need: the frame of a text that has holes, and the names of its tokens."""
-    config = CONFIG | {"additional_special_tokens": [name for name in (*SPECIAL[1:], *extra) if name != MASKS[0]]}
+    additional = [name for name in (*SPECIAL[1:], *extra) if name != MASKS[0]]
+    config = CONFIG | {"additional_special_tokens": additional} | (more or {})
     end = [SPECIAL.index(END_OF_TEXT)]
     if MASKS[0] in extra:
         config |= {"mask_token": MASKS[0], "cls_token": END_OF_TEXT, "sep_token": END_OF_TEXT}

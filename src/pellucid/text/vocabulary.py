@@ -1,10 +1,15 @@
-"""Tokenizers learned from a corpus: byte-level byte pairs (Sennrich et al., 2016; Radford et al., 2019), and characters."""
+"""Tokenizers learned from a corpus: byte pairs, words and pieces, characters.
+
+Byte pairs: Sennrich et al., 2016; Radford et al., 2019. Words and pieces: Wu et al., 2016; Devlin et al., 2019.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +28,9 @@ SPECIAL = (
     "<|im_end|>",
 )  # ids 0, 1 and 2 of every tokenizer trained here; the last two mark chat turns
 BYTES = 256
+UNKNOWN = "[UNK]"  # what words and pieces have for a word that they cannot spell
+CONTINUING = "##"  # before a piece that goes on with a word
+ALPHABET = 1000  # characters that words and pieces know, the most frequent: all of an alphabet's, not all of Chinese
 
 # How Qwen2 cuts text into the words that merges stay within: contractions, words with the space or mark before them, single
 # digits, punctuation, line ends, spaces. transformers, llama.cpp and vLLM know it, words of any script count, nothing is lost.
@@ -55,15 +63,72 @@ def train_bpe(texts: Iterable[str], vocab_size: int, sample_bytes: int, special:
     )
     drawn = sample(texts, sample_bytes)
     backend.train_from_iterator(drawn, trainer)
-    reached = backend.get_vocab_size()
-    if reached < vocab_size:
-        whole = sum(len(text.encode()) for text in drawn) < sample_bytes - 4 * SECTION
-        source, more = ("this corpus", "give more text") if whole else ("the sample", f"raise sample_bytes ({sample_bytes})")
-        raise TokenizerError(
-            f"a vocabulary of {vocab_size} is larger than {source} supports: {reached} is the largest possible; "
-            f"pass --vocab-size {reached} or less, or {more}"
-        )
+    _check_reached(backend.get_vocab_size(), vocab_size, drawn, sample_bytes)
     return backend
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int, sample_bytes: int, special: Sequence[str]) -> Backend:
+    """Learn `vocab_size` words and pieces (`special`, which has `UNKNOWN`, included), cut and cleaned as for BERT, uncased.
+
+    Pieces are joined by how often they meet. Words are then spelled with the longest pieces first. Raises
+    `TokenizerError` if `vocab_size` is too small for the characters, or larger than the text supports.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    drawn = sample(texts, sample_bytes)
+    alphabet, pieces = _characters(backend, drawn)
+    fixed = [*special, *alphabet, *pieces]
+    if vocab_size < len(fixed):
+        raise TokenizerError(
+            f"a vocabulary of {vocab_size} is too small for words and pieces: {len(special)} special tokens, {len(alphabet)} "
+            f"characters, and {len(pieces)} of these inside words, make {len(fixed)}; "
+            f"pass --vocab-size {len(fixed)} or more, or --tokenizer bpe"
+        )
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=fixed,  # in this order: the library's own for pieces is random, and later ties depend on it
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        continuing_subword_prefix=CONTINUING,
+        show_progress=False,
+    )
+    backend.train_from_iterator(drawn, trainer)
+    vocabulary = backend.get_vocab()
+    _check_reached(len(vocabulary), vocab_size, drawn, sample_bytes)
+    made = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN, continuing_subword_prefix=CONTINUING))
+    made.normalizer, made.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
+    made.decoder = decoders.WordPiece(CONTINUING)
+    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return made
+
+
+def _characters(backend: Backend, texts: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The `ALPHABET` most frequent characters of the words in texts, and "##c" for each of these that stands inside a word."""
+    counts: Counter[str] = Counter()
+    inside: set[str] = set()
+    between_spaces = Counter(chain.from_iterable(backend.normalizer.normalize_str(text).split() for text in texts))
+    for words, count in between_spaces.items():
+        for word, _ in backend.pre_tokenizer.pre_tokenize_str(words):
+            inside.update(word[1:])
+            for character in word:
+                counts[character] += count
+    alphabet = sorted(sorted(counts, key=lambda character: (-counts[character], character))[:ALPHABET])
+    return alphabet, [CONTINUING + character for character in alphabet if character in inside]
+
+
+def _check_reached(reached: int, vocab_size: int, drawn: Sequence[str], sample_bytes: int) -> None:
+    if reached >= vocab_size:
+        return
+    whole = sum(len(text.encode()) for text in drawn) < sample_bytes - 4 * SECTION
+    source, more = ("this corpus", "give more text") if whole else ("the sample", f"raise sample_bytes ({sample_bytes})")
+    raise TokenizerError(
+        f"a vocabulary of {vocab_size} is larger than {source} supports: {reached} is the largest possible; "
+        f"pass --vocab-size {reached} or less, or {more}"
+    )
 
 
 def train_chars(texts: Iterable[str], special: Sequence[str] = SPECIAL) -> Backend:

@@ -88,9 +88,13 @@ def make_tokenizer(
         return Tokenizer.train_chars(chain(corpus, held_out or ()), extra=EXTRA[objective])
     if tokens.kind == "bpe":
         return Tokenizer.train_bpe(corpus, tokens.vocab_size, progress=progress, extra=EXTRA[objective])
+    if tokens.kind == "wordpiece":
+        return Tokenizer.train_wordpiece(corpus, tokens.vocab_size, progress=progress, extra=EXTRA[objective])
     path = Path(tokens.kind)
     if not path.exists():
-        raise ConfigError(f"tokenizer {tokens.kind!r} is neither bpe nor chars nor a file; give the path of a tokenizer.json")
+        raise ConfigError(
+            f"tokenizer {tokens.kind!r} is neither bpe, wordpiece nor chars, nor a file; give the path of a tokenizer.json"
+        )
     return Tokenizer.load(path)
 
 

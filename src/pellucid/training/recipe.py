@@ -35,11 +35,12 @@ class Data(Section):
 class Tokens(Section):
     """How text becomes tokens."""
 
-    kind: str = Field("bpe", description="bpe, chars, or the path of a tokenizer.json")
-    vocab_size: int = Field(8192, ge=1, description="tokens that a new bpe tokenizer has")
+    kind: str = Field("bpe", description="bpe, wordpiece, chars, or the path of a tokenizer.json")
+    vocab_size: int = Field(8192, ge=1, description="tokens that a new bpe or wordpiece tokenizer has")
 
     def without_effect(self) -> dict[str, str]:
-        return {"vocab_size": f"with tokenizer {self.kind!r}, which decides its own"} if self.kind != "bpe" else {}
+        idle = self.kind not in ("bpe", "wordpiece")
+        return {"vocab_size": f"with tokenizer {self.kind!r}, which decides its own"} if idle else {}
 
 
 class Objective(Section):
