@@ -5,23 +5,28 @@ from __future__ import annotations
 import csv
 import random
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
+
 from pellucid.core.files import atomic_path, write_json, write_text
 from pellucid.core.progress import Progress, Silent
 from pellucid.evaluation.figures import label_curve
-from pellucid.evaluation.floors import LINEAR, MAJORITY
-from pellucid.finetuning import Taught, teach
-from pellucid.text.tabular import given
+from pellucid.evaluation.floors import LINEAR, MAJORITY, floors
+from pellucid.evaluation.predict import label_scores
+from pellucid.finetuning import teach, trained
+from pellucid.loading import open_model
+from pellucid.text.tabular import Records, given
 from pellucid.training.finetune_recipe import FinetuneRecipe
 
 BUDGETS = (200, 1000)  # labels; and all there are
 SCRATCH, TUNED, HEAD = "from scratch", "pretrained, then fine-tuned", "pretrained and frozen, head alone"
-SYSTEMS = (SCRATCH, TUNED, HEAD, LINEAR, MAJORITY)
+HELD_OUT = {"validation_fraction": 0.0, "test_fraction": 0.0}  # all labels are to learn from, and lengths are fixed
 
 Row = tuple[str, str]  # a text and its label
 
@@ -66,57 +71,58 @@ def compare(
     test: Sequence[Row],
     out: Path,
     *,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, Mapping[str, Any]],
     seeds: int,
     progress: Progress,
 ) -> Table:
-    """Fine-tune `model` with few and many labels, and write table and picture, and the model of all labels, into `out`.
+    """Fine-tune `model` with few and many labels, and write table and picture, and the graded model of all labels, into `out`.
 
-    `settings` are the sections of the recipe of each of the three ways to use the network.
+    `settings` are the sections of the recipe of each way to use the network; `TUNED` is the one that is kept.
     """
     file = out / "test.csv"
     write_rows(file, test)
-    found: dict[str, dict[int, list[float]]] = {name: {} for name in SYSTEMS}
+    found: dict[str, dict[int, list[float]]] = {name: {} for name in (*settings, LINEAR, MAJORITY)}
     budgets = [budget for budget in BUDGETS if budget < len(train)] + [len(train)]
     with (
         progress.task("fine-tuning", len(budgets) * seeds * len(settings), "runs") as task,
         tempfile.TemporaryDirectory() as tmp,
     ):
-        for budget in budgets:
-            for seed in range(seeds):
-                rows = drawn(train, budget, seed)
-                for name, sections in settings.items():
-                    last = budget == len(train) and seed == seeds - 1 and name == TUNED
-                    folder = out / "classifier" if last else Path(tmp) / f"{name} {budget} {seed}"
-                    taught = learnt(model, rows, file, folder, sections, seed)
-                    for system, accuracy in accuracies(taught, name):
-                        found[system].setdefault(budget, []).append(accuracy)
-                    task.advance(1, note=f"{budget:,} labels, {name}")
+        for budget, seed in product(budgets, range(seeds)):
+            rows = drawn(train, budget, seed)
+            for name, sections in settings.items():
+                recipe = FinetuneRecipe.of({**sections, "data": HELD_OUT}).override({"training": {"seed": seed}})
+                folder = Path(tmp) / f"{name} {budget} {seed}"
+                trained(recipe, model, folder, sources=in_memory(rows), progress=Silent())
+                found[name].setdefault(budget, []).append(accuracy(folder, test))
+                task.advance(1, note=f"{budget:,} labels, {name}")
+            for name, share in floor_accuracies(rows, test).items():
+                found[name].setdefault(budget, []).append(share)
     table = Table({name: {budget: row[budget] for budget in budgets} for name, row in found.items()})
-    write_json(
-        out / "labels.json",
-        {name: {str(budget): values for budget, values in row.items()} for name, row in table.found.items()},
-    )
+    write_json(out / "labels.json", {name: {str(n): values for n, values in row.items()} for name, row in table.found.items()})
     write_text(out / "labels.svg", table.picture())
+    kept = FinetuneRecipe.of({**settings[TUNED], "data": {"test": [str(file)], "validation_fraction": 0.0}})
+    teach(kept, model, out / "classifier", sources=in_memory(train), force=(out / "classifier").exists(), progress=Silent())
     return table
 
 
-def learnt(model: Path, rows: Sequence[Row], test: Path, out: Path, sections: Mapping[str, Any], seed: int) -> Taught:
-    """One run, whose length is fixed: there are no labels to spare for validation."""
-    recipe = FinetuneRecipe.of({**sections, "data": {"test": [str(test)], "validation_fraction": 0.0}})
-    recipe = recipe.override({"training": {"seed": seed}})
-    texts, labels = zip(*rows, strict=True)
-    return teach(recipe, model, out, sources=given(texts, labels), force=out.exists(), progress=Silent())
+def in_memory(rows: Sequence[Row]) -> Records:
+    return given([text for text, _ in rows], [label for _, label in rows])
 
 
-def accuracies(taught: Taught, name: str) -> Iterator[tuple[str, float]]:
-    """The model's accuracy; and the floors', which are the same for all that learn from these labels, once."""
-    assert taught.grades is not None
-    for system, metrics in taught.grades.metrics.items():
-        if system == "model":
-            yield name, metrics["accuracy"].value
-        elif name == TUNED:
-            yield system, metrics["accuracy"].value
+def accuracy(model: Path, test: Sequence[Row]) -> float:
+    """The share of test rows whose label a model predicts."""
+    network, tokenizer, _ = open_model(model)
+    best = label_scores(network, tokenizer, [text for text, _ in test]).argmax(axis=1)
+    return float(mean(network.config.labels[at] == label for at, (_, label) in zip(best, test, strict=True)))
+
+
+def floor_accuracies(rows: Sequence[Row], test: Sequence[Row]) -> dict[str, float]:
+    """The same of the floors that learn from these rows."""
+    labels = sorted({label for _, label in rows})
+    texts, truth = [text for text, _ in rows], np.array([labels.index(label) for _, label in rows])
+    wanted = np.array([labels.index(label) for _, label in test])
+    found = floors("classify", texts, truth, [text for text, _ in test], labels=labels)
+    return {name: float((np.asarray(one.values) == wanted).mean()) for name, one in found.items()}
 
 
 def drawn(rows: Sequence[Row], count: int, seed: int) -> list[Row]:

@@ -59,6 +59,21 @@ def teach(
     progress: Progress,
 ) -> Taught:
     """Fine-tune `model`, and grade the result on the test rows beside the floors. Raises a `PellucidError`."""
+    run, job = trained(recipe, model, out, sources=sources, resume=resume, force=force, progress=progress)
+    return Taught(run, graded(run, job, progress))
+
+
+def trained(
+    recipe: FinetuneRecipe,
+    model: str | Path,
+    out: Path,
+    *,
+    sources: Sources | Corpus | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: Progress,
+) -> tuple[RunFolder, FinetuneJob]:
+    """Fine-tune `model`, without grades."""
     opened = open_model(model)
     if adapted(opened.network):
         raise ConfigError(
@@ -66,7 +81,7 @@ def teach(
         )
     path = find_model(model)
     start = Start(network=lambda: open_model(path).network, config=opened.network.config, tokenizer=opened.tokenizer)
-    run, job = finetune(
+    return finetune(
         recipe,
         start,
         out,
@@ -78,8 +93,6 @@ def teach(
         progress=progress,
         sample=sampler,
     )
-    grades = graded(run, job, progress)
-    return Taught(run, grades)
 
 
 def teach_seeds(

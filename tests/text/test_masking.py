@@ -104,7 +104,7 @@ def assert_equal(one: Batch, other: Batch) -> None:
     for name in (field.name for field in fields(Batch)):
         left, right = getattr(one, name), getattr(other, name)
         assert (left is None) == (right is None)
-        assert left is None or (left.dtype == right.dtype and np.array_equal(left, right))
+        assert left is None or (np.asarray(left).dtype == np.asarray(right).dtype and np.array_equal(left, right))
 
 
 @ways

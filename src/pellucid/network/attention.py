@@ -42,7 +42,7 @@ class Memory:
         """Some rows, for some of the texts."""
         allowed = None if self.mask.allowed is None else self.mask.allowed[index]
         kept = self.kept and {site: (k[index], v[index]) for site, (k, v) in self.kept.items()}
-        return Memory(self.hidden[index], replace(self.mask, allowed=allowed), kept)
+        return Memory(self.hidden[index], replace(self.mask, allowed=allowed, present=None), kept)  # nothing pools these
 
 
 class Attention(nn.Module):

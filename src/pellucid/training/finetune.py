@@ -281,6 +281,8 @@ def usual_rate(recipe: FinetuneRecipe, config: ModelConfig) -> float:
         return HEAD_RATE
     if recipe.method.fresh:
         return 1e-3
+    if config.architecture == "bag-of-words":
+        return 2e-3  # an embedding, of which a step moves the few rows it has met
     narrow = min(4.0, 768 / config.d_model)
     if recipe.task.name == "prefer":
         return 5e-6 * narrow if recipe.method.name == "full" else 5e-5
