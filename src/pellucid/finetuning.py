@@ -31,7 +31,7 @@ from pellucid.text.tabular import Sources
 from pellucid.training.finetune import FinetuneJob, finetune
 from pellucid.training.finetune_recipe import FinetuneRecipe
 from pellucid.training.finetune_report import title, write_finetune_report
-from pellucid.training.lessons import Lesson, Start
+from pellucid.training.lesson import Lesson, Start
 from pellucid.training.preference import Preference, with_references
 from pellucid.training.running import Sample
 from pellucid.training.scores import pair_margins

@@ -181,7 +181,7 @@ class TestMethods:
         from pellucid.core.device import Compute
         from pellucid.training.finetune import FinetuneJob
         from pellucid.training.finetune_recipe import FinetuneRecipe
-        from pellucid.training.lessons import Lesson
+        from pellucid.training.lesson import Lesson
 
         recipe = FinetuneRecipe.of(
             {"method": {"name": "full", "layer_decay": 0.5}, "optimizer": {"learning_rate": 0.1, "head_learning_rate": 0.3}}
@@ -268,11 +268,11 @@ class TestNumbers:
 class TestPace:
     def rising(self, monkeypatch, losses):
         """Make evaluations find these losses."""
-        from pellucid.training import lessons
+        from pellucid.training import label_lesson
         from pellucid.training.scores import TaskScore
 
         found = iter(losses)
-        monkeypatch.setattr(lessons, "score_examples", lambda *_, **__: TaskScore(loss=next(found)))
+        monkeypatch.setattr(label_lesson, "score_examples", lambda *_, **__: TaskScore(loss=next(found)))
 
     def test_the_best_checkpoint_is_the_model(self, tmp_path, reviews, monkeypatch):
         self.rising(monkeypatch, [0.5, 0.2, 0.7, 0.9])

@@ -18,8 +18,11 @@ from pellucid.loading import open_model
 from pellucid.network.config import ModelConfig
 from pellucid.text.batches import IGNORED
 from pellucid.text.chat import ChatTemplate, encode_chat
+from pellucid.training.answer_lesson import drawn
 from pellucid.training.finetune_recipe import FinetuneRecipe
-from pellucid.training.lessons import Start, balanced, check_kind, drawn, lesson
+from pellucid.training.label_lesson import balanced
+from pellucid.training.lesson import Start
+from pellucid.training.lessons import check_kind, lesson
 
 NOTHING_HELD_OUT = {"validation_fraction": 0.0, "test_fraction": 0.0}
 

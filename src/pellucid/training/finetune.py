@@ -30,7 +30,8 @@ from pellucid.text.tabular import Sources
 from pellucid.training.checkpoint import AdapterOnly, Kept, WholeModel
 from pellucid.training.finetune_recipe import LABELLED, FinetuneRecipe, Tuning
 from pellucid.training.finetune_report import write_finetune_report
-from pellucid.training.lessons import Lesson, Start, lesson
+from pellucid.training.lesson import Lesson, Start
+from pellucid.training.lessons import lesson
 from pellucid.training.loop import Score, Step, TrainState
 from pellucid.training.memory import Memory, check_memory, estimate
 from pellucid.training.optimizers import Optimizers
