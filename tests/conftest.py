@@ -66,10 +66,13 @@ def data() -> Path:
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """The command line, in this process: exit code, standard output, standard error."""
-    from pellucid.cli import main
+    from rich.console import Console
+
+    from pellucid.cli import app, main
 
     def call(*words: object) -> tuple[int, str, str]:
         capsys.readouterr()
+        app.console = Console()  # as wide as the environment says now: one that is made stays as wide as it was
         code = main([str(word) for word in words])
         out, err = capsys.readouterr()
         return code, out, err
