@@ -40,7 +40,9 @@ def test_the_table_is_what_the_runs_say(tmp_path):
     train, test = held_out(rows, 20)
     assert not {text for text, _ in train} & {text for text, _ in test}
     assert [label for _, label in drawn(train, 10, 3)].count("good") == 5
-    base = pellucid.pretrain(Corpus.of([text for text, _ in rows]), out=tmp_path / "base", steps=3, **tiny.sections(model={"context_length": 32}))
+    base = pellucid.pretrain(
+        Corpus.of([text for text, _ in rows]), out=tmp_path / "base", steps=3, **tiny.sections(model={"context_length": 32})
+    )
     settings = {SCRATCH: {"method": {"fresh": True}}, TUNED: {}, HEAD: {"method": {"name": "head"}}}
     table = compare(Path(base.path), train, test, tmp_path / "labels", settings=settings, seeds=2, progress=Silent())
     assert list(table.found) == [SCRATCH, TUNED, HEAD, "TF-IDF + logistic regression", "majority class"]
