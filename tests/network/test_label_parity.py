@@ -8,7 +8,18 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from test_parity import ENCODERS, SEED, agree, below, configs, made, models, opened_by_transformers, proof, same_gradients
+from test_parity import (
+    ENCODERS,
+    SEED,
+    agree,
+    assert_below,
+    configs,
+    made,
+    models,
+    opened_by_transformers,
+    proof,
+    same_gradients,
+)
 from tiny import randomised
 
 from pellucid.network.labels import with_labels
@@ -119,4 +130,4 @@ def test_a_batch_that_transformers_cannot_pad_is_one_that_we_can():
     config = replace(configs_of("llama"), head="classify", labels=("a", "b"), pooling="last")
     network = randomised(config)
     ids = torch.randint(0, 30, (2, 7))
-    below(network(ids).logits, torch.stack([network(row[None]).logits[0] for row in ids]), 1e-5)
+    assert_below(network(ids).logits, torch.stack([network(row[None]).logits[0] for row in ids]), 1e-5)

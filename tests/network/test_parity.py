@@ -42,7 +42,7 @@ def proof(examples):
     return settings(max_examples=examples, derandomize=True, database=None, phases=phases, suppress_health_check=quiet)
 
 
-def below(a, b, tolerance):
+def assert_below(a, b, tolerance):
     """The largest difference is below the tolerance; there is one to look at."""
     assert a.shape == b.shape
     assert a.numel()
@@ -229,12 +229,12 @@ def agree(network, model, seed):
     with torch.no_grad():
         logits, hidden, pooled, present = theirs_of(model, seed)
         mine = ours_of(network, model, seed)
-    below(mine[1][present], hidden[present], 1e-4)
+    assert_below(mine[1][present], hidden[present], 1e-4)
     if logits is not None:
-        below(scored(mine[0], present), scored(logits, present), 1e-4)
+        assert_below(scored(mine[0], present), scored(logits, present), 1e-4)
     assert (mine[2] is None) == (pooled is None) or network.config.head == "classify"  # where transformers keeps it to itself
     if pooled is not None:
-        below(mine[2], pooled, 1e-4)
+        assert_below(mine[2], pooled, 1e-4)
 
 
 def loss_of(logits, hidden, pooled, present, seed):

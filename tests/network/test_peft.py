@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_adapters import CONFIGS, SIZES
-from test_parity import SEED, below, proof
+from test_parity import SEED, assert_below, proof
 from tiny import randomised
 
 from pellucid.core.errors import ConfigError, ModelError
@@ -118,7 +118,7 @@ def test_an_adapter_of_peft_says_the_same_here(family, tmp_path_factory):
         )
         network = opened(folder, folder / "base")
         assert not any(weight.requires_grad for weight in network.parameters())
-        below(said_here(network), said_by(model, **options_of(network)), 1e-4)
+        assert_below(said_here(network), said_by(model, **options_of(network)), 1e-4)
 
     check()
 
@@ -155,8 +155,8 @@ def test_an_adapter_of_ours_says_the_same_in_peft(name, tmp_path_factory):
         shake(dict(network.named_parameters()), "lora_b", seed)
         save_adapter(network, folder, base=str(base))
         model = peft.PeftModel.from_pretrained(getattr(transformers, loader).from_pretrained(base), folder).eval()
-        below(said_here(network), said_by(model, **options_of(network)), 1e-4)
-        below(said_here(network), said_here(opened(folder, base)), 1e-5)
+        assert_below(said_here(network), said_by(model, **options_of(network)), 1e-4)
+        assert_below(said_here(network), said_here(opened(folder, base)), 1e-5)
 
     check()
 
@@ -204,7 +204,7 @@ class TestLabels:
         loader = getattr(transformers, f"AutoModelFor{ending}")
         model = peft.PeftModel.from_pretrained(loader.from_pretrained(base, num_labels=3), tmp_path).eval()
         assert json.loads((tmp_path / ADAPTER).read_text())["task_type"] == task
-        below(said_here(network), said_by(model), 1e-4)
+        assert_below(said_here(network), said_by(model), 1e-4)
 
     def test_of_peft_here(self, family, head, tmp_path):
         task, ending = TASKS[head]
@@ -217,11 +217,11 @@ class TestLabels:
         shake(dict(model.named_parameters()), "modules_to_save")
         model.save_pretrained(tmp_path / "again")
         shutil.copy(tmp_path / "again" / WEIGHTS, tmp_path / WEIGHTS)
-        below(said_here(opened(tmp_path, tmp_path / "classifier")), said_by(model), 1e-4)
+        assert_below(said_here(opened(tmp_path, tmp_path / "classifier")), said_by(model), 1e-4)
         if head == "tag" or family != "bert":  # whose pooler would be new, and is not in the file
             network = opened(tmp_path, tmp_path / "lm")
             assert network.config.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
-            below(said_here(network), said_by(model), 1e-4)
+            assert_below(said_here(network), said_by(model), 1e-4)
 
 
 # ---- what is damaged, or asks for what is not computed here
