@@ -12,6 +12,7 @@ from pellucid.network.build import build, parameters
 from pellucid.network.families import FAMILIES
 from pellucid.network.flops import forward_flops
 from pellucid.network.labels import with_labels
+from pellucid.network.layers import dropped
 from pellucid.network.masks import Mask
 from pellucid.network.pooling import pool
 from pellucid.network.weights import load_network, save_network
@@ -159,7 +160,7 @@ def test_every_weight_is_taught_and_dropout_comes_before_the_last_matrix(family,
     torch.manual_seed(0)
     found = network.answer(hidden, mask)
     torch.manual_seed(0)
-    expected = network.head(torch.dropout(hidden if head == "tag" else found.pooled, 0.5, True))
+    expected = network.head(dropped(hidden if head == "tag" else found.pooled, 0.5, True))
     assert torch.equal(found.logits, expected)
     assert not torch.equal(found.logits, network.eval().answer(hidden, mask).logits)
 

@@ -21,7 +21,20 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def dropped(x: Tensor, share: float, training: bool) -> Tensor:
     """Dropout (Srivastava et al., 2014) while training."""
-    return F.dropout(x, share) if training and share else x
+    if not (training and share):
+        return x
+    return x * kept(x, share) if x.device.type == "cpu" else F.dropout(x, share)
+
+
+def kept(x: Tensor, share: float) -> Tensor:
+    """What dropout multiplies x with: 0 with a probability of `share`, to the nearest 2^-16, else the inverse of the rest.
+
+    On a CPU F.dropout draws a double for each value, one after another, which is a tenth of a step of BERT; here a draw of
+    64 bits serves four values.
+    """
+    cut = min(round(share * 2**16), 2**16 - 1)
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)  # type: ignore[arg-type]
+    return (bits[: x.numel()].view(x.shape) >= cut - 2**15).to(x.dtype).mul_(2**16 / (2**16 - cut))
 
 
 class Linear(nn.Linear):

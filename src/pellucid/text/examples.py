@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pellucid.core.errors import ConfigError
-from pellucid.text.batches import IGNORED, Batch, Flags, Floats, Ids, random_bits
+from pellucid.text.batches import IGNORED, Batch, Flags, Floats, Ids, few_widths, random_bits
 
 POOL = 50  # batches whose rows are sorted by length together: filling is then a few per cent, and the order random enough
 FILLING = -1  # the document number of filling, which no document has
@@ -52,6 +52,7 @@ class ExampleBatches:
             raise ConfigError(f"{len(examples)} examples do not make groups of {group}; give each its partner")
         self.examples, self.batch_size, self.seed, self.pad, self.group = examples, batch_size, seed, pad, group
         lengths = np.array([len(example.ids) for example in examples], dtype=np.int64)
+        self._longest = int(lengths.max())
         self._lengths: Ids = lengths.reshape(-1, group).max(axis=1)  # of groups
         self.context = max(1, round(lengths.mean().item()))  # tokens that a row has on average
         self._order: tuple[int, list[Ids]] | None = None  # of the epoch asked for last: remembered, not needed
@@ -62,7 +63,7 @@ class ExampleBatches:
         return -(-len(self.examples) // self.batch_size)
 
     def __getitem__(self, number: int) -> Batch:
-        return collate([self.examples[index] for index in self.indices(number)], self.pad)
+        return collate([self.examples[index] for index in self.indices(number)], self.pad, self._longest)
 
     def indices(self, number: int) -> list[int]:
         """Which examples are the rows of batch `number`."""
@@ -105,18 +106,20 @@ def sequential_examples(
     if min((limit for limit in (batch_size, batch_tokens) if limit is not None), default=0) < 1:
         raise ConfigError(f"batches of {batch_size} rows and {batch_tokens} tokens make no sense; give one that is at least 1")
     order = np.argsort([-len(example.ids) for example in examples], kind="stable")
+    longest = len(examples[order[0]].ids) if len(order) else 0
     while len(order):
         size = len(order) if batch_size is None else batch_size
         if batch_tokens is not None:
-            size = min(size, max(1, batch_tokens // len(examples[order[0]].ids)))
+            size = min(size, max(1, batch_tokens // few_widths(len(examples[order[0]].ids), most=longest)))
         together, order = order[:size], order[size:]
-        yield collate([examples[index] for index in together], pad), together
+        yield collate([examples[index] for index in together], pad, longest), together
 
 
-def collate(examples: Sequence[Example], pad: int) -> Batch:
-    """Examples as the rows of a batch, in their order, filled on the right with `pad`."""
+def collate(examples: Sequence[Example], pad: int, most: int = 0) -> Batch:
+    """Examples as the rows of a batch, in their order, filled on the right with `pad`; for few widths, up to `most` tokens."""
     ids = [example.ids for example in examples]
-    filled = _filled(ids, pad)
+    longest = max(map(len, ids))
+    filled = _filled(ids, pad, few_widths(longest, most=max(longest, most)))
     present: Flags = np.arange(filled.shape[1]) < np.array([len(row) for row in ids])[:, None]
     decoder_ids = [example.decoder_ids for example in examples if example.decoder_ids is not None]
     reference = [example.reference for example in examples if example.reference is not None]
@@ -124,8 +127,8 @@ def collate(examples: Sequence[Example], pad: int) -> Batch:
     documents = [np.zeros_like(e.ids) if e.documents is None else e.documents for e in examples] if packed else None
     return Batch(
         filled,
-        _targets([example.target for example in examples]),
-        documents=None if documents is None else _filled(documents, FILLING),
+        _targets([example.target for example in examples], 0 if decoder_ids else filled.shape[1]),
+        documents=None if documents is None else _filled(documents, FILLING, filled.shape[1]),
         decoder_ids=_filled(decoder_ids, pad) if decoder_ids else None,
         present=present,
         reference=np.array(reference, dtype=np.float32) if reference else None,
@@ -170,18 +173,19 @@ def _joined(examples: Sequence[Example]) -> Example:
     )
 
 
-def _targets(targets: Sequence[int | float | Ids | Floats]) -> Ids | Floats:
+def _targets(targets: Sequence[int | float | Ids | Floats], width: int) -> Ids | Floats:
     first = np.asarray(targets[0])
     if first.ndim and first.dtype == np.int64:
-        return _filled([np.asarray(target) for target in targets], IGNORED)
+        return _filled([np.asarray(target) for target in targets], IGNORED, width)
     if first.ndim:
         return np.stack([np.asarray(target, dtype=np.float32) for target in targets])
     numbers = np.array(targets)
     return numbers.astype(np.float32)[:, None] if numbers.dtype.kind == "f" else numbers.astype(np.int64)
 
 
-def _filled(rows: Sequence[Ids], filling: int) -> Ids:
-    filled = np.full((len(rows), max(map(len, rows))), filling, dtype=np.int64)
+def _filled(rows: Sequence[Ids], filling: int, width: int = 0) -> Ids:
+    """Rows as one array, as wide as the longest, or as `width` if that is more."""
+    filled = np.full((len(rows), max(width, *map(len, rows))), filling, dtype=np.int64)
     for row, values in zip(filled, rows, strict=True):
         row[: len(values)] = values
     return filled

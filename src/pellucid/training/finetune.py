@@ -24,7 +24,7 @@ from pellucid.network.config import ModelConfig
 from pellucid.network.network import Network
 from pellucid.network.peft import fingerprint
 from pellucid.network.transformer import Block
-from pellucid.text.batches import Batch
+from pellucid.text.batches import Batch, few_widths
 from pellucid.text.corpus import Corpus
 from pellucid.text.tabular import Sources
 from pellucid.training.checkpoint import AdapterOnly, Kept, WholeModel
@@ -354,7 +354,7 @@ def parts_of(batch: Batch, tokens: int, group: int = 1) -> Iterator[slice]:
     while start < rows:
         stop, width = start, 0
         while stop < rows:
-            wider = max(width, *lengths[stop : stop + group]) if group > 1 else max(width, lengths[stop])
+            wider = few_widths(max(width, *lengths[stop : stop + group]), most=batch.ids.shape[1])
             if stop > start and (wider + more) * (stop + group - start) > tokens:
                 break
             stop, width = stop + group, wider

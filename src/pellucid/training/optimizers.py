@@ -64,7 +64,11 @@ class Optimizers:
 
         Returns the gradients' norm before clipping. If it is not finite nothing moves.
         """
-        norm = nn.utils.clip_grad_norm_(list(self.names), self.clip).item()
+        gradients = [weight.grad for weight in self.names if weight.grad is not None]
+        total = nn.utils.get_total_norm(gradients)
+        norm = total.item()
+        if norm > self.clip:
+            nn.utils.clip_grads_with_norm_(list(self.names), self.clip, total)
         if norm == norm and abs(norm) != float("inf"):
             for part, peaks in zip(self.parts, self.peaks, strict=True):
                 for group, peak in zip(part.param_groups, peaks, strict=True):
