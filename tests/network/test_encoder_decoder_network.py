@@ -68,7 +68,7 @@ def test_a_text_beside_a_longer_one_is_read_as_if_it_were_alone():
     together = network(text, Mask.for_bidirectional(present), decoder_ids=later).logits
     for row, length in enumerate(lengths):
         alone = network(text[row : row + 1, :length], decoder_ids=later[row : row + 1]).logits
-        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-5, atol=1e-4)  # unscaled scores: fp32 differs by 1e-5
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-5, atol=1e-4)
 
 
 def test_packed_texts_equal_texts_alone():

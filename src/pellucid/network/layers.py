@@ -33,7 +33,7 @@ def kept(x: Tensor, share: float) -> Tensor:
     64 bits serves four values.
     """
     cut = min(round(share * 2**16), 2**16 - 1)
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)  # type: ignore[arg-type]
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
     return (bits[: x.numel()].view(x.shape) >= cut - 2**15).to(x.dtype).mul_(2**16 / (2**16 - cut))
 
 

@@ -262,7 +262,7 @@ def random_bits(keys: Bits, count: int) -> Bits:
 def few_widths(width: int, *, most: int) -> int:
     """A width at least as large, but at most `most`, of which there are few.
 
-    For each shape of a batch oneDNN compiles and keeps 9 MB of kernels (MiniLM); by fours they, and a sixth of a step, are saved.
+    For each shape of a batch oneDNN compiles kernels and keeps them, 9 MB for MiniLM: widths go by fours.
     """
     return min(-(-width // 4) * 4, most)
 
