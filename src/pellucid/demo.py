@@ -49,7 +49,7 @@ BAG = Reader(
 DECODER = Reader(
     WORDS
     | {"model": {"d_model": 256, "layers": 3, "heads": 4, "d_mlp": 640}, "training": {"batch_size": 16, "prompt": PROMPT}},
-    {"optimizer": {"learning_rate": 5e-4}, "training": {"batch_size": 16, "dropout": 0.1, "epochs": 4}},
+    {"optimizer": {"learning_rate": 5e-4}, "training": {"batch_size": 16, "dropout": 0.2, "epochs": 4}},
 )
 
 
