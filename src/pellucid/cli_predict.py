@@ -26,7 +26,7 @@ def predict(
     on_empty: Literal["error", "skip"] = "error",
     encoding: str | None = None,
     on_bad_bytes: Literal["error", "replace"] = "error",
-    batch_tokens: int = 1024,
+    batch_tokens: int = 2048,
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16"] = "auto",
     threads: int | Literal["auto"] = "auto",
@@ -100,7 +100,7 @@ def predict(
     check_labels(opened.network, "classify", "tag")
     compute = choose(device=device, precision=precision, threads=threads)
     network = opened.network.to(compute.device).eval()
-    network.compute_in(compute.dtype)
+    network.hold_in(compute.dtype)
     names = tuple(name.strip() for name in column_names.split(",")) if column_names else ()
     stdin = [standard_input(Decoding(encoding=encoding, on_bad_bytes=on_bad_bytes))] if "-" in dashes(data) else []
     found = predict_file(

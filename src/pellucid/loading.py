@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,9 +150,10 @@ def find_model(source: str | Path, *, revision: str | None = None) -> Path:
     if run.model.is_dir():
         return run.model
     if not checkpoint.all_whole(run):
-        raise ModelError(
-            f"{path} has no checkpoint yet; wait for its first one, or go on with: pellucid pretrain --resume --out {path}"
-        )
+        info = read_json(run.info)
+        words = [info.get("verb", "pretrain"), *([info["model"]] if isinstance(info.get("model"), str) else [])]
+        command = shlex.join([*map(str, words), "--resume", "--out", str(path)])
+        raise ModelError(f"{path} has no checkpoint yet; wait for its first one, or go on with: pellucid {command}")
     return checkpoint.latest(run)
 
 

@@ -128,7 +128,7 @@ FAMILIES |= {
 BAD = [
     ([1], {}, ConfigError, "text 0 is int, not a string; give texts"),
     (["a", None], {}, ConfigError, "text 1 is NoneType, not a string; give texts"),
-    ([""], {}, CorpusError, "text 0: the text has no tokens; leave it out, or pass --on-empty drop"),
+    ([""], {}, CorpusError, "text 0: the text has no tokens; leave it out"),
     (["a"], {"temperature": 0.0}, ConfigError, "the temperature must lie between 0.05 and 20.0, not 0.0"),
     (["a"], {"temperature": float("nan")}, ConfigError, "the temperature must lie between 0.05 and 20.0, not nan"),
     (["a"], {"long": "drop"}, ConfigError, "--long is 'drop'; it must be one of error, cut, split"),

@@ -165,6 +165,18 @@ def test_every_weight_is_taught_and_dropout_comes_before_the_last_matrix(family,
     assert not torch.equal(found.logits, network.eval().answer(hidden, mask).logits)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["qwen3", "bert", "lstm", "bag-of-words"])
+def test_weights_held_as_they_are_computed_change_no_score(family, dtype):
+    network, ids = labelled(family, "classify", "mean").eval(), torch.randint(0, 50, (2, 9))
+    network.compute_in(dtype)
+    before = network(ids).logits
+    network.hold_in(dtype)
+    assert torch.equal(network(ids).logits, before)
+    assert {weight.dtype for name, weight in network.named_parameters() if "blocks." in name} <= {dtype}
+    assert network.embedding.weight.dtype == network.head.weight.dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("family", "changes", "sentence"),
     [

@@ -19,7 +19,7 @@ from pellucid.network.adapters import LoRA, adapted, attach
 from pellucid.network.families import FAMILIES
 from pellucid.network.labels import with_labels
 from pellucid.network.peft import load_adapter, save_adapter
-from pellucid.network.peft_settings import ADAPTER, PICKLE, WEIGHTS, read_adapter
+from pellucid.network.peft_settings import ADAPTER, OWN, PICKLE, WEIGHTS, read_adapter
 from pellucid.network.weights import load_network, save_network
 
 IDS = torch.tensor([[3, 11, 4, 21, 5, 9, 2, 6], [12, 7, 31, 8, 22, 8, 33, 8]])
@@ -240,13 +240,15 @@ def made(tmp_path_factory):
 def refused(made, tmp_path):
     """The sentence with which a changed copy of the adapter is refused, without the names of its files."""
 
-    def call(settings=None, tensors=None, base=None):
+    def call(settings=None, tensors=None, base=None, own=None):
         folder = tmp_path / "adapter"
         if not folder.exists():
             shutil.copytree(made / "adapter", folder)
         if settings is not None:
             said = json.loads((folder / ADAPTER).read_text()) | settings
             (folder / ADAPTER).write_text(json.dumps({name: value for name, value in said.items() if value != "absent"}))
+        if own is not None:
+            (folder / OWN).write_text(json.dumps(own))
         if tensors is not None:
             found = load_file(folder / WEIGHTS)
             tensors(found)
@@ -309,17 +311,18 @@ def test_an_adapter_that_changed_its_base(refused):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("own", "message"),
     [
-        ("x", f"ADAPTER/{ADAPTER}: pellucid = 'x' does not describe a head for labels"),
+        ([], f"ADAPTER/{OWN} is not a table; put back the adapter's own {OWN}, or delete it"),
+        ({"head": "x"}, f"ADAPTER/{OWN}: head = 'x' does not describe a head for labels"),
         (
-            {"head": "tag", "labels": ["a", "b"], "problem": "single", "pooling": "mean"},
-            f"ADAPTER/{WEIGHTS} has no scores for the 2 labels that {ADAPTER} names",
+            {"head": {"head": "tag", "labels": ["a", "b"], "problem": "single", "pooling": "mean"}},
+            f"ADAPTER/{WEIGHTS} has no scores for the 2 labels that {OWN} names",
         ),
     ],
 )
-def test_a_head_that_is_not_there(refused, settings, message):
-    assert refused({"pellucid": settings}) == message
+def test_a_head_that_is_not_there(refused, own, message):
+    assert refused(own=own) == message
 
 
 def test_a_task_without_its_head(refused):
@@ -458,14 +461,14 @@ def test_a_network_without_an_adapter_has_none_to_save(tmp_path):
 def test_a_head_whose_labels_are_not_those_of_its_scores(tmp_path):
     network = with_labels(randomised(OURS["bert"]), head="tag", labels=["a", "b", "c"], seed=0)
     save_adapter(attach(network, LoRA(targets=("attn.q",)), seed=0), tmp_path, base="base")
-    settings = json.loads((tmp_path / ADAPTER).read_text())
-    head = settings["pellucid"]
+    own = json.loads((tmp_path / OWN).read_text())
+    head = own["head"]
     for labels, message in (
         (["a", "b"], f"{tmp_path / WEIGHTS}: classifier.weight has shape (3, 24), not (2, 24); "),
-        (["a", "a", "b"], f"{tmp_path / ADAPTER}: labels must differ from one another, not have twice 'a'"),
-        ([1, 2, 3], f"{tmp_path / ADAPTER}: pellucid = {{'head': 'tag', 'labels': [1, 2, 3], "),
+        (["a", "a", "b"], f"{tmp_path / OWN}: labels must differ from one another, not have twice 'a'"),
+        ([1, 2, 3], f"{tmp_path / OWN}: head = {{'head': 'tag', 'labels': [1, 2, 3], "),
     ):
-        (tmp_path / ADAPTER).write_text(json.dumps(settings | {"pellucid": head | {"labels": labels}}))
+        (tmp_path / OWN).write_text(json.dumps(own | {"head": head | {"labels": labels}}))
         with pytest.raises(ModelError) as caught:
             load_adapter(randomised(OURS["bert"]), read_adapter(tmp_path), base="base")
         assert str(caught.value).startswith(message)

@@ -184,7 +184,7 @@ tagged = [Labelled("a b", ("O", tag), None, "a.conll:1", joined(["a", "b"])) for
         (
             rows_of({"a": 2, "b": 2}),
             {"validation": 0.1},
-            "0.1 of 4 rows leaves none for validation; give more rows, a larger fraction, or 0",
+            "0.1 of 4 rows leaves none for validation; give more rows, a larger --data.validation-fraction, or 0 for none",
         ),
         (
             rows_of({"a": 2, "b": 2}),

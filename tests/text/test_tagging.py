@@ -168,7 +168,7 @@ def test_texts_that_do_not_fit_are_one_sentence(options, texts, sentence):
 def test_texts_without_a_token_and_words_that_are_too_long():
     with pytest.raises(CorpusError) as error:
         encode_texts(tokenizer("gpt2"), ["a", "", ""], longest=9, place=lambda number: f"a.csv:{number + 2}")
-    assert str(error.value) == "a.csv:3: the text has no tokens, nor has 1 other; leave it out, or pass --on-empty drop"
+    assert str(error.value) == "a.csv:3: the text has no tokens, nor has 1 other; leave it out"
     with pytest.raises(CorpusError) as error:
         encode_words(tokenizer("chars"), [joined(["Alice", "beginning"])], longest=9, long="split")
     assert str(error.value) == "text 0: word 2 has 9 tokens, more than the 7 that fit; leave it out"

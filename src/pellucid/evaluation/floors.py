@@ -180,6 +180,7 @@ def best(candidates: list[Any], known: Any, truth: Any, scoring: str, seed: int)
         # a label that a fold lacks, and steps cut short, cost a floor little; they are no news to the user
         for harmless in (ConvergenceWarning, FitFailedWarning, UndefinedMetricWarning):
             warnings.simplefilter("ignore", harmless)
+        warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
         warnings.filterwarnings("ignore", message="Label .* is present in all training examples|.*not present in all training")
         if known.shape[0] < 2 * FOLDS:
             return candidates[0].fit(known, truth)  # too few rows to hold any back

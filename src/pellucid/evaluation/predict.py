@@ -24,7 +24,7 @@ from pellucid.text.tokenizer import Tokenizer
 from pellucid.text.word_spans import Words
 from pellucid.training.objectives import mask_of
 
-TOKENS = 1024  # of a batch, filling included: as many as a CPU's caches hold the activations of; a GPU likes more
+TOKENS = 2048  # of a batch, filling included; a GPU likes more
 CALIBRATION = "calibration.json"  # beside the weights: what their logits are divided by to be as often right as they say
 
 Scores = npt.NDArray[np.float32]  # [texts labels]
@@ -184,10 +184,12 @@ def most(network: Network, longest: int | None) -> int:
 def forward(network: Network, tokenizer: Tokenizer, windows: Sequence[Ids], batch_tokens: int) -> Iterator[tuple[Tensor, Ids]]:
     """Scores of windows, in batches of like length, each with the numbers of its windows.
 
-    The head computes in fp32, whatever the blocks do: it costs nothing, and in bf16 a score has two or three digits.
+    The head computes in fp32, whatever the blocks do: it costs nothing, and in bf16 a score has two or three digits. In bf16
+    oneDNN compiles kernels for each shape, so few widths are faster; in fp32 nothing is compiled.
     """
     pad = tokenizer.pad if tokenizer.pad is not None else tokenizer.end_of_text or 0
-    for batch, numbers in sequential_examples([Example(ids, 0) for ids in windows], pad=pad, batch_tokens=batch_tokens):
+    examples, exact = [Example(ids, 0) for ids in windows], network.dtype == torch.float32
+    for batch, numbers in sequential_examples(examples, pad=pad, batch_tokens=batch_tokens, any_width=exact):
         if batch.present is not None and batch.present.all():  # attention is faster where nothing is masked
             batch = replace(batch, present=None)
         mask = mask_of(network, batch)

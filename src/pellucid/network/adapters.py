@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pellucid.core.errors import ConfigError
-from pellucid.network.layers import Linear
+from pellucid.network.layers import Linear, dropped
 from pellucid.network.network import Network
 
 
@@ -52,7 +52,7 @@ class LowRank(Linear):
         if not self.active:
             return super().forward(x)
         rows = x.reshape(-1, self.in_features)
-        narrow = F.linear(F.dropout(rows, self.dropout) if self.training and self.dropout else rows, self.lora_a.to(x.dtype))
+        narrow = F.linear(dropped(rows, self.dropout, self.training), self.lora_a.to(x.dtype))
         # in place: an eighth less time than a sum of two products
         changed = super().forward(rows).addmm_(narrow, self.lora_b.to(x.dtype).T, alpha=self.scale)
         return changed.view(*x.shape[:-1], self.out_features)

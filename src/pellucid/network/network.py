@@ -91,6 +91,16 @@ class Network(nn.Module, ABC):
             if isinstance(part, Network):
                 part.compute_dtype, part.recompute = dtype, recompute
 
+    def hold_in(self, dtype: torch.dtype) -> None:
+        """`compute_in`, and hold the blocks' weights in that type too: for a network that will neither learn nor be saved.
+
+        The results are the same, but weights are not converted at each pass.
+        """
+        self.compute_in(dtype)
+        for name, weight in self.named_parameters():
+            if "blocks." in name:
+                weight.data = weight.data.to(dtype)
+
     def compile_blocks(self) -> None:
         """Have torch.compile make one kernel after another of every block's forward and backward pass."""
         self.compiled = True

@@ -19,7 +19,7 @@ from pellucid.network.adapters import LowRank, adapted, ends, label_head, plain_
 from pellucid.network.families import Family, Stored, family
 from pellucid.network.labels import with_labels
 from pellucid.network.network import Network
-from pellucid.network.peft_settings import ADAPTER, FINGERPRINT, HEAD, WEIGHTS, Adapter
+from pellucid.network.peft_settings import ADAPTER, FINGERPRINT, HEAD, OWN, WEIGHTS, Adapter
 from pellucid.network.sources import TYPES, listed, save_tensors, whole
 from pellucid.network.weights import names_in, to_file
 
@@ -87,11 +87,11 @@ def save_adapter(network: Network, folder: Path, *, base: str, task: Task | None
         "fan_in_fan_out": transposed,
         "bias": "none",
         "init_lora_weights": True,
-        FINGERPRINT: fingerprint(network),
     }
     with atomic_path(folder / WEIGHTS) as temporary:
         save_tensors({name: tensor.detach().float() for name, tensor in tensors.items()}, temporary)
-    write_json(folder / ADAPTER, settings | label_settings(network))
+    write_json(folder / OWN, {FINGERPRINT: fingerprint(network)} | label_settings(network))
+    write_json(folder / ADAPTER, settings)
 
 
 def joined(parts: Parts, layers: Mapping[str, LowRank]) -> tuple[Tensor, Tensor, float]:
@@ -193,7 +193,7 @@ def load_adapter(network: Network, adapter: Adapter, *, base: str) -> Network:
     pairs, others = sorted_out(adapter, tensors, known.prefix)
     labelled = with_head(network, adapter, others, known)
     layers = fitting_layers(labelled, adapter, pairs, known, base)
-    said = adapter.settings.get(FINGERPRINT)
+    said = adapter.own.get(FINGERPRINT)
     if said is not None and said != fingerprint(labelled):
         raise ModelError(
             f"{belongs(adapter)} as it was in training, and the weights of {base} are others; put back that base, "
@@ -272,20 +272,20 @@ def fitting_layers(
 
 def with_head(network: Network, adapter: Adapter, others: Mapping[str, Tensor], known: Family) -> Network:
     """The network with the head for labels that the adapter speaks of; itself, if it speaks of none or has that one."""
-    said, task = adapter.settings.get(HEAD), adapter.settings.get("task_type")
+    said, task = adapter.own.get(HEAD), adapter.settings.get("task_type")
     if said is None and task in ("SEQ_CLS", "TOKEN_CLS") and not network.config.labels:
         said = their_head("classify" if task == "SEQ_CLS" else "tag", adapter, others, known)
     if said is None:
         return network
     names = said.get("labels") if isinstance(said, dict) and said.keys() == {"head", "labels", "problem", "pooling"} else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ModelError(f"{adapter.folder / ADAPTER}: {HEAD} = {said!r:.80} does not describe a head for labels")
+        raise ModelError(f"{adapter.folder / OWN}: {HEAD} = {said!r:.80} does not describe a head for labels")
     if len(names) > max((len(tensor) for tensor in others.values() if tensor.ndim), default=0):
-        raise ModelError(f"{adapter.path} has no scores for the {len(names):,} labels that {ADAPTER} names")
+        raise ModelError(f"{adapter.path} has no scores for the {len(names):,} labels that {OWN} names")
     try:
         return with_labels(network, seed=0, **said)
     except ConfigError as error:
-        raise ModelError(f"{adapter.folder / ADAPTER}: {error}") from None
+        raise ModelError(f"{adapter.folder / OWN}: {error}") from None
 
 
 def their_head(

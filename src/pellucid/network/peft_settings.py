@@ -14,8 +14,8 @@ from pellucid.network.adapters import ends
 from pellucid.network.config import is_number
 
 ADAPTER, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-FINGERPRINT = "pellucid_base_fingerprint"
-HEAD = "pellucid"  # what a head for labels is made of, in the adapter's configuration
+OWN = "pellucid.json"  # what peft does not know of: a field of ours in its file would make it warn
+FINGERPRINT, HEAD = "base_fingerprint", "head"  # of the base's weights; what a head for labels is made of
 
 
 READ = {
@@ -33,8 +33,6 @@ READ = {
     "alpha_pattern",
     "target_modules",
     "task_type",
-    FINGERPRINT,
-    HEAD,
 }
 WITHOUT_EFFECT = {  # on the answers: settings of how training began, and of programs
     "auto_mapping",
@@ -60,6 +58,7 @@ class Adapter:
 
     folder: Path
     settings: Mapping[str, Any]
+    own: Mapping[str, Any]  # of `pellucid.json`; empty without
 
     @property
     def path(self) -> Path:
@@ -116,7 +115,10 @@ def read_adapter(folder: Path) -> Adapter:
                 "save the adapter again with peft: model.save_pretrained(FOLDER, safe_serialization=True)"
             )
         raise ModelError(f"{folder} has no {WEIGHTS}")
-    return Adapter(folder=folder, settings=settings)
+    own = {} if (beside := own_file(folder, OWN)) is None else read_json(beside)
+    if not isinstance(own, dict):
+        raise ModelError(f"{beside} is not a table; put back the adapter's own {OWN}, or delete it")
+    return Adapter(folder=folder, settings=settings, own=own)
 
 
 def refused(settings: Mapping[str, Any]) -> str | None:

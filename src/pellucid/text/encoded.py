@@ -47,9 +47,7 @@ def encode_texts(
     rows = [ids.astype(np.int64) for ids in tokenizer.encode_batch(texts)]
     without = [number for number, ids in enumerate(rows) if not len(ids)]
     if without and empty == "error":
-        raise CorpusError(
-            f"{place(without[0])}: the text has no tokens{_and_others(len(without))}; leave it out, or pass --on-empty drop"
-        )
+        raise CorpusError(f"{place(without[0])}: the text has no tokens{_and_others(len(without))}; leave it out")
     lengths = np.array([len(ids) for ids in rows], dtype=np.int64)
     framed = lengths + len(before) + len(after)
     over = 0 if room is None else int((lengths > room).sum())

@@ -97,20 +97,27 @@ class ExampleBatches:
 
 
 def sequential_examples(
-    examples: Sequence[Example], *, pad: int, batch_size: int | None = None, batch_tokens: int | None = None
+    examples: Sequence[Example],
+    *,
+    pad: int,
+    batch_size: int | None = None,
+    batch_tokens: int | None = None,
+    any_width: bool = False,
 ) -> Iterator[tuple[Batch, Ids]]:
     """All examples from long to short, in batches, each with the numbers of its examples [rows].
 
-    A batch has at most `batch_size` rows and, filling included, `batch_tokens` tokens, but always a row.
+    A batch has at most `batch_size` rows and, filling included, `batch_tokens` tokens, but always a row. With `any_width` it
+    is as wide as its longest row, else of one of few widths.
     """
     if min((limit for limit in (batch_size, batch_tokens) if limit is not None), default=0) < 1:
         raise ConfigError(f"batches of {batch_size} rows and {batch_tokens} tokens make no sense; give one that is at least 1")
     order = np.argsort([-len(example.ids) for example in examples], kind="stable")
-    longest = len(examples[order[0]].ids) if len(order) else 0
+    longest = len(examples[order[0]].ids) if len(order) and not any_width else 0
     while len(order):
         size = len(order) if batch_size is None else batch_size
         if batch_tokens is not None:
-            size = min(size, max(1, batch_tokens // few_widths(len(examples[order[0]].ids), most=longest)))
+            width = len(examples[order[0]].ids)
+            size = min(size, max(1, batch_tokens // few_widths(width, most=max(width, longest))))
         together, order = order[:size], order[size:]
         yield collate([examples[index] for index in together], pad, longest), together
 

@@ -106,7 +106,8 @@ def split(rows: Sequence[Labelled], *, validation: Part, test: Part, seed: int, 
     for name, fraction in fractions.items():
         if fraction and not parts[name]:
             raise CorpusError(
-                f"{fraction:g} of {_count(len(rows), 'row')} leaves none for {name}; give more rows, a larger fraction, or 0"
+                f"{fraction:g} of {_count(len(rows), 'row')} leaves none for {name}; give more rows, a larger "
+                f"--data.{name}-fraction, or 0 for none"
             )
     for name, part in asked.items():
         if not isinstance(part, int | float):
