@@ -33,7 +33,7 @@ class Row:
     tokenizer: Tokenizer
     stop: Sequence[str]
     ends: frozenset[int] = frozenset()  # tokens that end a text, besides the tokenizer's end of text
-    special: bool = False  # whether the text names special tokens: the gaps that an encoder-decoder writes about
+    special: bool = False  # of an encoder-decoder, whose text is about the prompt and names special tokens: the gaps
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     text: str = ""
@@ -41,7 +41,8 @@ class Row:
     finish_reason: str = ""
 
     def __post_init__(self) -> None:
-        self.decoder = self.tokenizer.stream(special=self.special)
+        after = () if self.special else self.prompt  # what answers another text does not go on with it
+        self.decoder = self.tokenizer.stream(special=self.special, after=after)
 
     def take(self, token: int, logprob: float, max_tokens: int) -> None:
         """Append a token; end at end of text, at a stop string, or at `max_tokens`."""

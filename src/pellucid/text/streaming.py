@@ -34,14 +34,17 @@ class ByteStream:
 class WindowStream:
     """For other tokens, whose text depends on their neighbours: decodes the last tokens together, and emits what they add.
 
-    A character that some tokens leave unfinished is waited for, but not for longer than `LONGEST_WAIT` tokens.
+    A character that some tokens leave unfinished is waited for, but not for longer than `LONGEST_WAIT` tokens. The first goes
+    on from the tokens `after` which it comes: a space that belongs between the two is not lost.
     """
 
     LONGEST_WAIT = 16
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], after: Sequence[int] = ()) -> None:
         self.decode = decode
-        self.context: list[int] = []  # tokens emitted last, which shape the next ones
+        before = list(after[-self.LONGEST_WAIT :])
+        whole = not decode(before).endswith("\ufffd")
+        self.context: list[int] = before if whole else []  # tokens emitted last, which shape the next ones
         self.waiting: list[int] = []
 
     def push(self, id: int) -> str:

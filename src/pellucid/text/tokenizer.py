@@ -247,10 +247,13 @@ class Tokenizer:
             return bytes([int(token[3:5], 16)])
         return (token if self._table is not None else token.replace("\u2581", " ")).encode()
 
-    def stream(self, *, special: bool = False) -> TextStream:
-        """Decodes tokens one by one, for text that is shown while it is written; special ones are left out unless `special`."""
+    def stream(self, *, special: bool = False, after: Sequence[int] = ()) -> TextStream:
+        """Decodes tokens one by one, for text that is shown while it is written; special ones are left out unless `special`.
+
+        `after` are the tokens of a text that it goes on with.
+        """
         if not self._byte_level and self._table is None:
-            return WindowStream(lambda ids: self.decode(ids, special=special))
+            return WindowStream(lambda ids: self.decode(ids, special=special), after)
         hidden = frozenset[int]() if special else self.special_ids
         return ByteStream(lambda id: b"" if id in hidden else self.token_bytes(id))
 
