@@ -23,7 +23,8 @@ def dropped(x: Tensor, share: float, training: bool) -> Tensor:
     """Dropout (Srivastava et al., 2014) while training."""
     if not (training and share):
         return x
-    return x * kept(x, share) if x.device.type == "cpu" else F.dropout(x, share)
+    fast = x.device.type == "cpu" and not torch.compiler.is_compiling()  # a compiled one is fast by itself
+    return x * kept(x, share) if fast else F.dropout(x, share)
 
 
 def kept(x: Tensor, share: float) -> Tensor:
