@@ -109,7 +109,9 @@ def adapter(network: Network, tokenizer: Tokenizer, *, ends: frozenset[int], bat
                             stop=[stop for stop in options["until"] if stop],
                             ends=ends,
                         )
-                        answers |= {number: one.text for number, one in zip(together, done, strict=True)}
+                        for number, one in zip(together, done, strict=True):
+                            alone = tokenizer.decode(one.tokens)  # as their backend reads it: some tokenizers drop a first space
+                            answers[number] = one.text if alone.startswith(" ") else one.text.removeprefix(" ")
                         task.advance(len(together))
             return [answers[number] for number in range(len(asked))]
 
