@@ -110,7 +110,7 @@ def adapter(network: Network, tokenizer: Tokenizer, *, ends: frozenset[int], bat
                             ends=ends,
                         )
                         for number, one in zip(together, done, strict=True):
-                            alone = tokenizer.decode(one.tokens)  # as their backend reads it: some tokenizers drop a first space
+                            alone = tokenizer.decode(one.tokens)  # as their backend reads it: a first space may be dropped
                             answers[number] = one.text if alone.startswith(" ") else one.text.removeprefix(" ")
                         task.advance(len(together))
             return [answers[number] for number in range(len(asked))]
