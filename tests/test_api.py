@@ -57,6 +57,10 @@ class TestLoad:
             f"{path} has no checkpoint yet; wait for its first one, or go on with: pellucid pretrain --resume --out {path}"
         )
         assert message(ModelError, pellucid.load, path) == expected
+        info = json.loads((path / "run.json").read_text(encoding="utf-8")) | {"verb": "finetune", "model": "a model"}
+        (path / "run.json").write_text(json.dumps(info), encoding="utf-8")
+        words = f"pellucid finetune 'a model' --resume --out {path}"
+        assert message(ModelError, pellucid.load, path).endswith(f", or go on with: {words}")
 
     def test_what_is_not_there_is_named(self, tmp_path):
         expected = f"{tmp_path / 'gone'} does not exist; give {FORMS}"

@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import pytest
 import tiny
 
@@ -79,8 +80,6 @@ def test_reading_options_are_those_of_other_commands(cli, run, tmp_path):
 
 
 def test_tasks_are_asked_and_shown(cli, run, tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    pytest.importorskip("lm_eval")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
     rows = [{"good": "Alice was so", "bad": "so was Alice"}, {"good": "She ran", "bad": "ran She"}] * 3
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

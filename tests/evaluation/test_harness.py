@@ -4,9 +4,11 @@ import random
 import sys
 from pathlib import Path
 
+import lm_eval
 import pytest
 import tiny
 import torch
+from lm_eval.tasks import TaskManager
 
 import pellucid
 from pellucid.core.errors import ConfigError, CorpusError, MissingExtraError, ModelError
@@ -17,9 +19,6 @@ from pellucid.evaluation.harness_model import adapter
 from pellucid.evaluation.likelihood import likelihoods
 from pellucid.network.families import FAMILIES
 from pellucid.text.tokenizer import Tokenizer
-
-lm_eval = pytest.importorskip("lm_eval")
-TaskManager = pytest.importorskip("lm_eval.tasks").TaskManager
 
 TASK = """
 task: {name}

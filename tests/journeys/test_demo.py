@@ -30,6 +30,21 @@ def test_the_demo_ends_with_samples_a_report_and_commands_that_work(tmp_path):
     assert len(predicted) == len((run / "labels" / "test.csv").read_text(encoding="utf-8").splitlines())
 
 
+@pytest.mark.parametrize("name", ["BAG", "DECODER"])
+def test_the_recipes_of_both_readers_are_whole(name):
+    """That of ten minutes or more is too long to run here; nothing in it is misspelt, idle or of another family."""
+    from pellucid import demo
+    from pellucid.training.finetune_recipe import FinetuneRecipe
+    from pellucid.training.recipe import Recipe
+
+    reader = getattr(demo, name)
+    recipe = Recipe.of(reader.pretraining)
+    assert recipe.tokenizer.kind == "wordpiece"
+    assert recipe.data.document_masks
+    for sections in reader.uses().values():
+        assert FinetuneRecipe.of(sections).settled().task.name == "classify"
+
+
 def test_the_table_is_what_the_runs_say(tmp_path):
     import pellucid
     from pellucid.core.progress import Silent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -188,10 +188,8 @@ def forward(network: Network, tokenizer: Tokenizer, windows: Sequence[Ids], batc
     oneDNN compiles kernels for each shape, so few widths are faster; in fp32 nothing is compiled.
     """
     pad = tokenizer.pad if tokenizer.pad is not None else tokenizer.end_of_text or 0
-    examples, exact = [Example(ids, 0) for ids in windows], network.dtype == torch.float32
-    for batch, numbers in sequential_examples(examples, pad=pad, batch_tokens=batch_tokens, any_width=exact):
-        if batch.present is not None and batch.present.all():  # attention is faster where nothing is masked
-            batch = replace(batch, present=None)
+    examples, compiled = [Example(ids, 0) for ids in windows], network.dtype == torch.bfloat16
+    for batch, numbers in sequential_examples(examples, pad=pad, batch_tokens=batch_tokens, any_width=not compiled):
         mask = mask_of(network, batch)
         hidden = network.encode(torch.from_numpy(batch.ids).to(network.device), mask)
         logits = network.answer(hidden.float(), mask).logits
