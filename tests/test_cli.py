@@ -717,7 +717,10 @@ class TestStart:
     def test_importing_takes_less_than_a_tenth_of_a_second_and_no_torch(self):
         assert best(lambda: self.seconds("import pellucid")[0], 0.1) < 0.1
 
-    @pytest.mark.parametrize(("words", "limit"), [(["--help"], 0.5), (["--version"], 0.5), (["pretrain", "--help"], 1.0)])
+    @pytest.mark.parametrize(
+        ("words", "limit"),
+        [(["--help"], 0.5), (["--version"], 0.5), (["pretrain", "--help"], 1.0), (["finetune", "--help"], 1.0)],
+    )
     def test_help_takes_less_than_half_a_second_and_no_torch(self, words, limit):
         code = f"from pellucid.cli import main; assert main({words!r}) == 0"
         assert best(lambda: self.seconds(code)[1], limit) < limit

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words[:end]
     words = [STDIN if word == "-" else word for word in words[:end] if word != "--debug"] + words[end:]
     try:
-        app(words, exit_on_error=False, print_error=False)
+        with docstrings_read_once(words):
+            app(words, exit_on_error=False, print_error=False)
     except (PellucidError, CycloptsError) as error:
         if debug:
             raise
@@ -74,6 +77,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"pellucid: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
         return 1
     return 0
+
+
+@contextmanager
+def docstrings_read_once(words: Sequence[str]) -> Iterator[None]:
+    """Help in half the time: with each section of a recipe cyclopts would read the source of pydantic's BaseModel again."""
+    if not {"--help", "-h"} & set(words):
+        yield
+        return
+    import docstring_parser
+
+    read = docstring_parser.parse_from_object
+    docstring_parser.parse_from_object = cache(read)
+    try:
+        yield
+    finally:
+        docstring_parser.parse_from_object = read
 
 
 @app.command
