@@ -1,6 +1,8 @@
 """What a container allows counts, not what the machine has: read from a made-up cgroup tree of either version."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -132,6 +134,15 @@ def test_peak_memory_is_what_this_process_holds():
     block[::4096] = b"x" * len(block[::4096])
     assert before > 20_000_000
     assert machine.peak_memory() >= before  # the largest so far, so it never falls
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's own peak from its parent's")
+def test_peak_memory_is_not_that_of_the_process_that_started_this_one():
+    child = "import sys; from pellucid.core.machine import peak_memory; print(peak_memory())"
+    block = bytearray(150_000_000)
+    block[::4096] = b"x" * len(block[::4096])
+    found = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True, timeout=60)
+    assert int(found.stdout) < 100_000_000 < machine.peak_memory()
 
 
 def test_free_disk_is_asked_where_a_folder_will_be(tmp_path):
