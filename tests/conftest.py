@@ -12,10 +12,9 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# An int is a float, as in Python's own rules for type hints (PEP 484). Not the engine: in a wrapped generator
-# torch.inference_mode has no effect, and what is tested would not be what is used.
+# An int is a float, as in Python's own rules for type hints (PEP 484).
 install_import_hook(
-    ["pellucid.network", "pellucid.generation.cache", "pellucid.generation.sampling", "pellucid.training.objectives"],
+    ["pellucid.network", "pellucid.generation.slots", "pellucid.generation.sampling", "pellucid.training.objectives"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import pellucid
 from pellucid.core.errors import ConfigError, CorpusError, CorruptionError, ModelError, PellucidError, RunError
-from pellucid.generation.engine import Generation
+from pellucid.generation.text import Generation
 from pellucid.loading import FORMS
 from pellucid.text.corpus import Corpus
 

@@ -26,9 +26,9 @@ from pellucid.evaluation.likelihood import BATCH_TOKENS, opening
 from pellucid.evaluation.perplexity import Perplexity, perplexity
 from pellucid.evaluation.predict import TOKENS, Prediction, known_temperature, predict_texts
 from pellucid.finetuning import teach
-from pellucid.generation import engine
-from pellucid.generation.engine import Generation
+from pellucid.generation import generate as writing
 from pellucid.generation.sampling import Sampling
+from pellucid.generation.text import Generation
 from pellucid.loading import Dtype, end_ids, open_model, special_ids
 from pellucid.network.config import ModelConfig
 from pellucid.network.masks import Mask
@@ -78,7 +78,7 @@ class Model:
         """
         for given in (ids, decoder_ids):
             if given is not None and given.numel():
-                engine.check_ids(map(int, given.aminmax()), self.config.vocab_size)
+                writing.check_ids(map(int, given.aminmax()), self.config.vocab_size)
         longest = max(ids.shape[1], 0 if decoder_ids is None else decoder_ids.shape[1])
         if longest > self.config.context_length:
             raise ConfigError(f"{longest:,} tokens exceed the model's context of {self.config.context_length:,}; pass fewer")
@@ -123,7 +123,7 @@ class Model:
         one = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int))
         prompts: Any = [prompt] if one else prompt
         options: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop, "beams": beams, "length_penalty": length_penalty}
-        done = engine.generate(self.network, self.tokenizer, prompts, sampling=sampling, ends=self.ends, **options)
+        done = writing.generate(self.network, self.tokenizer, prompts, sampling=sampling, ends=self.ends, **options)
         return done[0] if one else done
 
     def stream(
@@ -146,7 +146,7 @@ class Model:
             temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, seed=seed
         )
         options: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop, "beams": beams, "length_penalty": length_penalty}
-        return engine.stream(self.network, self.tokenizer, prompt, sampling=sampling, ends=self.ends, **options)
+        return writing.stream(self.network, self.tokenizer, prompt, sampling=sampling, ends=self.ends, **options)
 
     def chat(self, messages: str | Sequence[Message], **options: Any) -> Generation:
         """What the assistant answers: to one message of a user, or to a conversation of messages with `role` and `content`.
@@ -441,5 +441,5 @@ def sample(network: Network, tokenizer: Tokenizer, prompt: str) -> str:
         ids = tokenizer.encode(prompt, special=True, framed=kind == "encoder-decoder")
         most = min(120, network.config.context_length - max(1, len(ids)))
         settings = Sampling(temperature=0.8, top_p=0.95, seed=1)
-        [text] = engine.generate(network, tokenizer, [ids], max_tokens=most, sampling=settings)
+        [text] = writing.generate(network, tokenizer, [ids], max_tokens=most, sampling=settings)
     return prompt + text.text if kind != "encoder-decoder" else tokenizer.decode(text.tokens, special=True)

@@ -16,7 +16,7 @@ from pellucid.evaluation.grading import Grades, grade
 from pellucid.evaluation.labelled import grade_rows
 from pellucid.evaluation.predict import keep_temperature
 from pellucid.evaluation.spread import Spread
-from pellucid.generation import engine
+from pellucid.generation import generate as writing
 from pellucid.generation.sampling import Sampling
 from pellucid.loading import find_model, open_model, special_ids
 from pellucid.network.adapters import adapted
@@ -157,7 +157,7 @@ def answers(network: Network, lesson: Lesson, prompts: Sequence[str | Conversati
         for start in range(0, len(chosen), TOGETHER):
             together = chosen[start : start + TOGETHER]
             limit = max_tokens if full else None
-            texts = engine.generate(network, tokenizer, [inputs[number] for number in together], max_tokens=limit, **options)
+            texts = writing.generate(network, tokenizer, [inputs[number] for number in together], max_tokens=limit, **options)
             for number, text in zip(together, texts, strict=True):
                 written[number] = text.text.strip()
     return written

@@ -11,9 +11,9 @@ from transformers.utils import logging
 from pellucid import api
 from pellucid.core.errors import ConfigError, ModelError
 from pellucid.generation import decoding
-from pellucid.generation.cache import Cache
-from pellucid.generation.engine import generate, stream
+from pellucid.generation.generate import generate, stream
 from pellucid.generation.sampling import Sampling
+from pellucid.generation.slots import Slots
 from pellucid.network.families import FAMILIES
 from pellucid.network.weights import load_network
 from pellucid.text.tokenizer import Tokenizer
@@ -226,7 +226,7 @@ def test_a_model_says_what_it_cannot_do(network, tokenizer):
 
 @pytest.mark.parametrize("beams", [1, 2])
 def test_the_answer_needs_no_room_for_the_prompt(network, tokenizer, monkeypatch, beams):
-    slots = []
-    monkeypatch.setattr(decoding, "Cache", lambda *_, **options: slots.append(options["slots"]) or Cache(*_, **options))
+    lengths = []
+    monkeypatch.setattr(decoding, "Slots", lambda *_, **options: lengths.append(options["length"]) or Slots(*_, **options))
     generate(network, tokenizer, [[5] * 24], max_tokens=3, beams=beams)
-    assert slots == [1 + 3]
+    assert lengths == [1 + 3]

@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM
 
 from pellucid import api
 from pellucid.core.errors import ConfigError, ModelError, TokenizerError
-from pellucid.generation import engine
-from pellucid.generation.engine import generate, stream
+from pellucid.generation.generate import generate, stream
 from pellucid.generation.sampling import Sampling
+from pellucid.generation.text import Generation
 from pellucid.network.weights import save_network
 from pellucid.text.tokenizer import Tokenizer
 
@@ -62,9 +62,7 @@ def test_the_cache_and_company_change_no_token(network, tokenizer, prompts, samp
 def close(generations):
     """Equal in all but the last digits of log-probabilities."""
     return [
-        engine.Generation(
-            text=g.text, tokens=g.tokens, logprobs=pytest.approx(g.logprobs, abs=1e-4), finish_reason=g.finish_reason
-        )
+        Generation(text=g.text, tokens=g.tokens, logprobs=pytest.approx(g.logprobs, abs=1e-4), finish_reason=g.finish_reason)
         for g in generations
     ]
 

@@ -5,11 +5,17 @@ import tiny
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pellucid.generation.engine import Row, generate, stream
+from pellucid.generation.generate import generate, stream
 from pellucid.generation.sampling import Sampling
+from pellucid.generation.text import Request, Text
 from pellucid.text.tokenizer import Tokenizer
 
 CHINESE = "明月几时有，把酒问青天。不知天上宫阙，今夕是何年。😀 naïve café"
+
+
+def begun(tokenizer, stop=(), most=100):
+    """A text of which nothing is written yet."""
+    return Text(Request(prompt=[0], max_tokens=most, sampling=Sampling(), stop=stop), tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +45,10 @@ def test_pieces_of_random_bytes_add_up_to_the_text(bytes_and_network, stop):
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=30), cut=st.integers(0, 10))
 def test_a_character_is_shown_when_its_last_byte_has_come_and_not_before(text, cut, bytes_and_network):
     tokenizer, _ = bytes_and_network
-    row, ids, shown = Row([0], tokenizer, ()), tokenizer.encode(text), ""
+    ids, shown = tokenizer.encode(text), ""
+    row = begun(tokenizer, most=len(ids) + 1)
     for number, token in enumerate(ids):
-        row.take(token, 0.0, len(ids) + 1)
+        row.take(token, 0.0)
         shown += row.news()
         assert text.startswith(shown)
         whole = tokenizer.decode(ids[: number + 1]).rstrip("\ufffd")
@@ -59,11 +66,11 @@ def letters():
 @given(text=st.text("abc", max_size=14), stop=st.lists(st.text("abc", min_size=1, max_size=5), max_size=3))
 @example(text="abcabc", stop=["bcabb", "abcabc"])
 def test_with_several_stop_strings_nothing_is_shown_that_is_taken_back(text, stop, letters):
-    row, shown = Row([0], letters, stop), ""
+    row, shown = begun(letters, stop), ""
     for token in letters.encode(text):
         if row.finish_reason:
             break
-        row.take(token, 0.0, 100)
+        row.take(token, 0.0)
         shown += row.news()
         assert shown == row.text[: len(shown)]
     if not row.finish_reason:
@@ -80,17 +87,17 @@ def test_with_several_stop_strings_nothing_is_shown_that_is_taken_back(text, sto
 
 
 def test_without_stop_strings_every_character_is_shown_at_once(letters):
-    row = Row([0], letters, ())
+    row = begun(letters)
     for character in "abcd":
-        row.take(letters.encode(character)[0], 0.0, 100)
+        row.take(letters.encode(character)[0], 0.0)
         assert row.news() == character
     assert row.news() == ""
 
 
 def test_what_may_become_a_stop_string_is_held_back_and_then_shown_or_cut(letters):
-    row = Row([0], letters, ["bca"])
+    row = begun(letters, ["bca"])
     shown = []
     for character in "abcbd":
-        row.take(letters.encode(character)[0], 0.0, 100)
+        row.take(letters.encode(character)[0], 0.0)
         shown.append(row.news())
     assert shown == ["a", "", "", "bc", "bd"]

@@ -13,11 +13,12 @@ from transformers import (
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from pellucid.core.errors import ConfigError
 from pellucid.generation import sampling
-from pellucid.generation.sampling import Sampling, choose, distribution, penalize, uniform
+from pellucid.generation.sampling import Draw, Sampling, adjusted, choose, distribution, uniform
 
 VOCAB = 40
 
@@ -38,6 +39,8 @@ def theirs(logits, seen, options):
         steps.append(TopPLogitsWarper(options.top_p))
     if options.min_p > 0:
         steps.append(MinPLogitsWarper(options.min_p))
+    if options.typical_p < 1:
+        steps.append(TypicalLogitsWarper(options.typical_p))
     return steps(seen, logits).softmax(-1)
 
 
@@ -48,15 +51,16 @@ options = st.builds(
     top_k=st.none() | st.integers(1, 2 * VOCAB),
     top_p=st.just(1.0) | st.floats(0.01, 1.0),
     min_p=st.just(0.0) | st.floats(0.0, 1.0),
+    typical_p=st.just(1.0) | st.floats(0.01, 0.99),
 )
 
 
 @settings(max_examples=300, derandomize=True)  # at a filter's very edge two orders of rounding may differ
 @given(options=options, seed=st.integers(0, 999), seen=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=8))
 def test_the_distribution_is_that_of_transformers(options, seed, seen):
-    logits, seen = some_logits(seed), torch.tensor([seen] * 3)
-    ours = distribution(penalize(logits, list(seen), options.repetition_penalty), options)
-    torch.testing.assert_close(ours, theirs(logits, seen, options), rtol=1e-4, atol=1e-6)
+    logits, draw = some_logits(seed), Draw(sampling=options, read=seen)
+    ours = distribution(torch.stack([adjusted(row, draw) for row in logits]), options)
+    torch.testing.assert_close(ours, theirs(logits, torch.tensor([seen] * 3), options), rtol=1e-4, atol=1e-6)
 
 
 @settings(max_examples=200)
@@ -66,14 +70,15 @@ def test_it_is_a_distribution_and_never_loses_the_likeliest(options, seed, scale
     probabilities = distribution(logits, options)
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(3))
     assert (probabilities >= 0).all()
-    assert (probabilities.gather(1, logits.argmax(-1)[:, None]) > 0).all()
+    if options.typical_p == 1:  # the likeliest token may be less surprising than is typical
+        assert (probabilities.gather(1, logits.argmax(-1)[:, None]) > 0).all()
 
 
 def draws(logits, count, **options):
     """Token counts over many seeds."""
     drawn = torch.zeros(VOCAB)
     for seed in range(count):
-        drawn[choose(logits, [torch.tensor([0])], Sampling(seed=seed, **options), [seed % 7])] += 1
+        drawn[choose(logits, [Draw(sampling=Sampling(seed=seed, **options), written=[0] * (seed % 7))])] += 1
     return drawn
 
 
@@ -121,29 +126,27 @@ def test_random_numbers_are_a_function_of_seed_and_place_that_no_version_of_nump
 @pytest.mark.parametrize("number", [0.0, 1 - 2**-53])
 @pytest.mark.parametrize("likely", [0, 17, VOCAB - 1])
 def test_the_ends_of_the_random_numbers_draw_no_impossible_token(monkeypatch, number, likely):
-    monkeypatch.setattr(sampling, "uniform", lambda seed, index: number)
+    monkeypatch.setattr(sampling, "uniform", lambda seed, index, choice: number)
     logits = torch.full((1, VOCAB), -math.inf)
     logits[0, likely] = 1.0
-    assert choose(logits, [torch.tensor([0])], Sampling(), [0]).tolist() == [likely]
+    assert choose(logits, [Draw(sampling=Sampling())]).tolist() == [likely]
     for seed in range(50):
-        drawn = int(choose(some_logits(seed, batch=1), [torch.tensor([0])], Sampling(top_k=5), [0]))
+        drawn = int(choose(some_logits(seed, batch=1), [Draw(sampling=Sampling(top_k=5))]))
         assert distribution(some_logits(seed, batch=1), Sampling(top_k=5))[0, drawn] > 0
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-3, 1e-10, 1e-40])
 def test_as_temperature_falls_the_likeliest_token_remains(temperature):
     logits = some_logits(2)
-    assert (
-        choose(logits, [torch.tensor([0])] * 3, Sampling(temperature=temperature), [0] * 3).tolist()
-        == logits.argmax(-1).tolist()
-    )
+    assert choose(logits, [Draw(sampling=Sampling(temperature=temperature))] * 3).tolist() == logits.argmax(-1).tolist()
 
 
 def test_a_penalty_counts_at_temperature_zero_too():
     logits = torch.tensor([[3.0, 2.0, -1.0, -2.0]])
     options = Sampling(temperature=0.0, repetition_penalty=2.0)
-    assert choose(logits, [torch.tensor([0, 0, 3])], options, [0]).tolist() == [1]
-    assert penalize(logits, [torch.tensor([0, 0, 3])], 2.0).tolist() == [[1.5, 2.0, -1.0, -4.0]]
+    draw = Draw(sampling=options, read=[0, 0, 3])
+    assert choose(logits, [draw]).tolist() == [1]
+    assert adjusted(logits[0], draw).tolist() == [1.5, 2.0, -1.0, -4.0]
     assert logits.tolist() == [[3.0, 2.0, -1.0, -2.0]]  # not changed in place
 
 
@@ -166,7 +169,7 @@ def test_a_penalty_counts_at_temperature_zero_too():
         ({"seed": 2**63}, "seed must be from 0 to 2^63 - 1, not 9223372036854775808"),
         (
             {"temperature": 0.0, "top_k": 5},
-            "top_k, top_p and min_p have no effect at temperature 0; leave them out or raise the temperature",
+            "top_k, top_p, min_p and typical_p have no effect at temperature 0; leave them out or raise the temperature",
         ),
     ],
 )

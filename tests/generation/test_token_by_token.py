@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from pellucid import api
 from pellucid.core.errors import ConfigError, ModelError
-from pellucid.generation.decoding import Recurring, Rereading, begin
-from pellucid.generation.engine import generate, stream
+from pellucid.generation.decoding import Recurring, Rereading, advance_all, begin_decoding, read_all
+from pellucid.generation.generate import generate, stream
 from pellucid.generation.sampling import Sampling
 from pellucid.network.families import FAMILIES
 from pellucid.text.tokenizer import Tokenizer
@@ -85,17 +85,18 @@ def test_the_context_is_a_limit_for_them_too(networks, tokenizer, family):
 
 def test_a_state_is_read_once_and_words_again(networks):
     """An LSTM that keeps its state reads one token per step, without it the whole text, as a bag of words does."""
-    kinds = {name: type(begin(network, [[1], [2, 3]], [9, 8])[0]) for name, network in networks.items()}
+    kinds = {name: type(begin_decoding(network, slots=2, length=9)) for name, network in networks.items()}
     assert kinds == {"lstm": Recurring, "bag-of-words": Rereading}
-    assert type(begin(networks["lstm"], [[1]], [9], cache=False)[0]) is Rereading
+    assert type(begin_decoding(networks["lstm"], slots=1, length=9, cache=False)) is Rereading
 
 
 @torch.no_grad()
 def test_chosen_rows_go_on_from_their_own_states(networks):
-    decoding, first = begin(networks["lstm"], [[4, 5, 6], [7]], [7, 9])
-    decoding.advance(first)
-    decoding.choose(torch.tensor([1, 0, 1]))
-    found = decoding.advance([[8], [9], [10]])
+    decoding = begin_decoding(networks["lstm"], slots=3, length=9)
+    for slot, prompt in enumerate([[4, 5, 6], [7]]):
+        read_all(decoding, slot, decoding.begin(slot, prompt))
+    decoding.choose([1, 0, 1])
+    found = advance_all(decoding, [0, 1, 2], [1, 3, 1], [8, 9, 10])
     for row, ids in enumerate([[7, 8], [4, 5, 6, 9], [7, 10]]):
         expected = networks["lstm"].encode(torch.tensor([ids]))[0, -1]
         torch.testing.assert_close(found[row], expected)
@@ -107,13 +108,15 @@ def test_chosen_rows_of_an_encoder_decoder_go_on_with_their_own_texts():
     network = tiny.randomised(FAMILIES["t5"].new(vocab_size=40, context_length=16, tied=False, **shape))
     prompts = [[4, 5, 6], [7]]
     for cache in (True, False):
-        decoding, first = begin(network, prompts, [7] * len(prompts), cache=cache)
-        assert first == [[0], [0]]
-        decoding.advance(first)
-        decoding.choose(torch.tensor([1, 0, 1, 1]))
-        decoding.advance([[8], [9], [10], [8]])
-        decoding.choose(torch.tensor([2, 1]))
-        found = decoding.advance([[11], [12]])
+        decoding = begin_decoding(network, slots=4, length=8, sources=3, cache=cache)
+        for slot, prompt in enumerate(prompts):
+            first = decoding.begin(slot, prompt)
+            assert first == [0]
+            read_all(decoding, slot, first)
+        decoding.choose([1, 0, 1, 1])
+        advance_all(decoding, [0, 1, 2, 3], [1] * 4, [8, 9, 10, 8])
+        decoding.choose([2, 1])
+        found = advance_all(decoding, [0, 1], [2, 2], [11, 12])
         for row, (source, ids) in enumerate([(1, [0, 10, 11]), (0, [0, 9, 12])]):
             expected = network.encode(torch.tensor([prompts[source]]), decoder_ids=torch.tensor([ids]))[0, -1]
             torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-5)

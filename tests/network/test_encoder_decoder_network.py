@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny import randomised
 
+from pellucid.network.attention import Seen
 from pellucid.network.build import outline
 from pellucid.network.families import FAMILIES
 from pellucid.network.masks import Mask
@@ -20,10 +21,10 @@ class Kept:
     def __init__(self):
         self.k = self.v = None
 
-    def extend(self, k, v):
+    def extend(self, k, v, mask):
         self.k = k if self.k is None else torch.cat((self.k, k), dim=2)
         self.v = v if self.v is None else torch.cat((self.v, v), dim=2)
-        return self.k, self.v
+        return [Seen(slice(None), self.k, self.v, mask)]
 
 
 def some_ids(batch, seq, seed=0):
@@ -31,34 +32,18 @@ def some_ids(batch, seq, seed=0):
 
 
 @pytest.mark.parametrize("pieces", [[15], [1] * 15, [6, 1, 1, 7], [14, 1]])
-@pytest.mark.parametrize("keep", [True, False])
-def test_decoding_in_pieces_equals_decoding_in_one_pass(pieces, keep):
+def test_decoding_in_pieces_equals_decoding_in_one_pass(pieces):
     network, text, later = randomised(SMALL), some_ids(2, 11), some_ids(2, 15, seed=1)
     present = torch.arange(11) < torch.tensor([[11], [4]])
     whole = network.encode(text, Mask.for_bidirectional(present), decoder_ids=later)
 
     memory, cache = network.read(text, Mask.for_bidirectional(present)), [Kept() for _ in range(3)]
-    memory.kept = {} if keep else None
     found, done = [], 0
     for piece in later.split(pieces, dim=1):
         positions = torch.arange(done, done + piece.shape[1]).expand(2, -1)
         done += piece.shape[1]
         found.append(network.decode(piece, memory, Mask.for_cache(positions, done), cache=cache))
     torch.testing.assert_close(torch.cat(found, dim=1), whole, rtol=1e-5, atol=1e-5)
-    if keep:
-        assert len(memory.kept) == 3
-
-
-def test_the_encoder_is_asked_for_keys_once():
-    network, cache = randomised(SMALL), [Kept() for _ in range(3)]
-    memory = network.read(some_ids(1, 5))
-    memory.kept = {}
-    network.decode(some_ids(1, 1), memory, Mask.for_cache(torch.tensor([[0]]), 1), cache=cache)
-    kept = {site: k for site, (k, _) in memory.kept.items()}
-    memory.hidden = memory.hidden * float("nan")  # is looked at no more
-    out = network.decode(some_ids(1, 1), memory, Mask.for_cache(torch.tensor([[1]]), 2), cache=cache)
-    assert out.isfinite().all()
-    assert all(memory.kept[site][0] is kept[site] for site in kept)
 
 
 def test_a_text_beside_a_longer_one_is_read_as_if_it_were_alone():
@@ -78,16 +63,6 @@ def test_packed_texts_equal_texts_alone():
     packed = network.read(text, Mask.for_documents(documents, causal=False)).hidden
     alone = torch.cat([network.read(part).hidden for part in text.split([6, 11], dim=1)], dim=1)
     torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-5)
-
-
-def test_rows_of_a_memory_are_those_texts():
-    network, text, later = randomised(SMALL), some_ids(3, 11), some_ids(3, 6, seed=1)
-    present = torch.arange(11) < torch.tensor([[11], [4], [7]])
-    memory = network.read(text, Mask.for_bidirectional(present))
-    memory.kept = {}
-    whole = network.decode(later, memory)
-    index = torch.tensor([2, 0, 0])
-    torch.testing.assert_close(network.decode(later[index], memory.rows(index)), whole[index], rtol=1e-5, atol=1e-5)
 
 
 def test_the_meaning_of_a_pattern_is_that_of_the_configuration():

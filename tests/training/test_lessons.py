@@ -12,7 +12,7 @@ import pellucid
 from pellucid.core.errors import ConfigError, CorpusError
 from pellucid.core.progress import Silent
 from pellucid.evaluation.predict import word_tags
-from pellucid.generation import engine
+from pellucid.generation.generate import generate
 from pellucid.generation.sampling import Sampling
 from pellucid.loading import open_model
 from pellucid.network.config import ModelConfig
@@ -98,7 +98,7 @@ class TestConversations:
                     continue
                 ids = encode_chat(opened.tokenizer, template, talk[:at], add_generation_prompt=True)
                 assert reader.apply_chat_template(talk[:at], add_generation_prompt=True)["input_ids"] == ids
-                [answer] = engine.generate(
+                [answer] = generate(
                     opened.network, opened.tokenizer, [ids], max_tokens=20, sampling=greedy, ends=frozenset({end})
                 )
                 assert (answer.text, answer.finish_reason) == (turn["content"], "stop")

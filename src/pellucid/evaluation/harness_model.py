@@ -8,7 +8,7 @@ from typing import Any
 from pellucid.core.errors import ConfigError, ModelError
 from pellucid.core.progress import Progress
 from pellucid.evaluation.likelihood import Pair, likelihoods
-from pellucid.generation import engine
+from pellucid.generation import generate as writing
 from pellucid.generation.sampling import Sampling
 from pellucid.network.network import Network
 from pellucid.text.tokenizer import Tokenizer
@@ -100,7 +100,7 @@ def adapter(network: Network, tokenizer: Tokenizer, *, ends: frozenset[int], bat
                         size = max(1, batch_tokens // min(len(prompts[order[0]]) + room, context))
                         together, order = order[:size], order[size:]
                         self.shortened += sum(len(prompts[number]) > context - room for number in together)
-                        done = engine.generate(
+                        done = writing.generate(
                             network,
                             tokenizer,
                             [prompts[number][-(context - room) :] for number in together],

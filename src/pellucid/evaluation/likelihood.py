@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pellucid.core.errors import ConfigError, ModelError
 from pellucid.core.progress import Silent, Task
-from pellucid.generation.decoding import padded
 from pellucid.network.network import Network
 from pellucid.text.tokenizer import Tokenizer
 
@@ -109,3 +108,10 @@ def score(
         logprobs.append(scores.gather(1, wanted[:, None])[:, 0] - scores.logsumexp(dim=-1))
         greedy.append(scores.argmax(dim=-1) == wanted)
     return torch.cat(logprobs), torch.cat(greedy)
+
+
+def padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, " batch"]]:
+    """Rows filled up on the right, and their lengths."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
+    return ids, torch.tensor([len(row) for row in rows], device=device)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.generation.decoding import begin
+from pellucid.generation.decoding import Decoding, advance_all, begin_decoding, read_all, scores_of
 from pellucid.network.network import Network
 
 
@@ -32,8 +32,10 @@ def search(
     `beams` that end the text are finished, the best others go on, until no beam can become better than what is finished, or
     there is no room for more.
     """
-    decoding, first = begin(network, [prompt], [max_tokens])
-    logprobs = log_softmax(network, decoding.advance(first))
+    before = 1 if network.config.architecture == "encoder-decoder" else len(prompt)
+    decoding = begin_decoding(network, slots=beams, length=before + max_tokens, sources=len(prompt))
+    first = decoding.begin(0, prompt)
+    logprobs = log_softmax(network, read_all(decoding, 0, first)[-1:], decoding)
     rows: list[tuple[list[int], list[float]]] = [([], [])]
     scores = torch.zeros(1)
     finished: list[Beam] = []
@@ -59,11 +61,11 @@ def search(
         best_possible = going[0][0] / (length if length_penalty >= 0 else max_tokens) ** length_penalty
         if length == max_tokens or (len(finished) == beams and finished[-1].score >= best_possible):
             break
-        decoding.choose(torch.tensor([row for _, row, _ in going], device=network.device))
-        logprobs = log_softmax(network, decoding.advance([[token] for _, _, token in going]))
+        decoding.choose([row for _, row, _ in going])
+        slots, starts = [*range(len(going))], [before + length - 1] * len(going)
+        logprobs = log_softmax(network, advance_all(decoding, slots, starts, [token for _, _, token in going]), decoding)
     return finished[0]
 
 
-def log_softmax(network: Network, hidden: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows vocab"]:
-    scores: Tensor = network.scores(hidden)
-    return scores.float().log_softmax(dim=-1).cpu()
+def log_softmax(network: Network, hidden: Float[Tensor, "rows d_model"], decoding: Decoding) -> Float[Tensor, "rows vocab"]:
+    return scores_of(network, hidden, decoding.rows).log_softmax(dim=-1).cpu()

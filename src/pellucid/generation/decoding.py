@@ -1,136 +1,189 @@
-"""How a network goes on with texts token by token: with what it remembers of earlier tokens, or reading all of them again."""
+"""How a network goes on with texts token by token: with what it remembers of earlier tokens, or reading all of them again.
+
+Every forward pass has one of two shapes: a tile of one prompt, or a row for each of so many texts, filled up to a fixed number.
+So a text's numbers do not depend on what else is under way: the same shapes give the same bits.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.core.errors import ModelError
-from pellucid.generation.cache import Cache
-from pellucid.network.attention import Memory
+from pellucid.generation.slots import Slots, Sources
+from pellucid.network.attention import CrossAttention
 from pellucid.network.encoder_decoder import EncoderDecoder
 from pellucid.network.masks import Mask
 from pellucid.network.network import Network
-from pellucid.network.recurrent import LayerState, Recurrent
+from pellucid.network.recurrent import Recurrent
+from pellucid.network.transformer import Transformer
+
+TILE = 64  # tokens of a prompt that are read at once
 
 
 class Decoding(Protocol):
-    """Rows of tokens under way."""
+    """Texts under way, each in a slot."""
 
-    def advance(self, tokens: list[list[int]]) -> Float[Tensor, "batch d_model"]:
-        """Read further tokens of the rows; return the hidden states from which the next ones follow.
+    tile: int | None  # how many tokens of a prompt are read at once; None: all
+    rows: int  # how many texts advance at once
 
-        A row without tokens is done: what is returned for it means nothing.
-        """
+    def begin(self, slot: int, prompt: list[int]) -> list[int]:
+        """Make a slot ready for a prompt; return the tokens to read first, which an encoder-decoder has its own of."""
 
-    def choose(self, rows: Int[Tensor, " rows"]) -> None:
-        """Go on with these rows; one may be chosen several times."""
+    def read(self, slot: int, tokens: list[int], start: int) -> Float[Tensor, "tokens d_model"]:
+        """Read tokens that follow the first `start` ones of a text; return the hidden state at each."""
+
+    def advance(self, slots: list[int], starts: list[int], tokens: list[int]) -> Float[Tensor, "texts d_model"]:
+        """Read one more token of each of several texts, of which so many have been read."""
+
+    def choose(self, slots: list[int]) -> None:
+        """Go on in the first slots with the texts of these; one may be chosen several times."""
 
 
-def begin(
-    network: Network, prompts: list[list[int]], limits: list[int], *, cache: bool = True
-) -> tuple[Decoding, list[list[int]]]:
-    """What decodes for this network, and what it reads first: the prompts, or the start of texts about them.
-
-    `limits` are the numbers of tokens that may be written after each.
-    """
+def begin_decoding(network: Network, *, slots: int, length: int, sources: int = 1, cache: bool = True) -> Decoding:
+    """What decodes for this network: up to `slots` texts of up to `length` tokens, about sources of up to `sources`."""
     if not network.config.generates:
         raise ModelError(f"a {network.config.family} model of this kind does not continue texts; use fill or embed")
-    first = prompts
-    memory = None
-    if isinstance(network, EncoderDecoder):
-        ids, lengths = padded(prompts, network.device)
-        memory = network.read(ids, Mask.for_bidirectional(torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]))
-        memory.kept = {} if cache else None
-        first = [[network.config.start_token] for _ in prompts]
-    if isinstance(network, Recurrent) and cache:
-        return Recurring(network), first
     if network.config.architecture == "bag-of-words" or not cache:
-        return Rereading(network, len(prompts), memory), first
-    slots = max(len(row) + limit for row, limit in zip(first, limits, strict=True))
-    return Attending(network, len(prompts), slots, memory), first
+        return Rereading(network, slots)
+    if isinstance(network, Recurrent):
+        return Recurring(network, slots)
+    assert isinstance(network, Transformer | EncoderDecoder), "nothing else generates"
+    return Attending(network, slots, length, sources)
 
 
-def padded(rows: list[list[int]], device: torch.device) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, " batch"]]:
-    """Rows filled up on the right, and their lengths."""
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
-    return ids, torch.tensor([len(row) for row in rows], device=device)
+def rows_of(network: Network) -> int:
+    """How many texts advance in one pass: so many that a pass for one text alone takes hardly longer than without filling."""
+    return 16 if network.dtype == torch.bfloat16 else 4
 
 
-def last(hidden: Float[Tensor, "batch seq d_model"], lengths: Int[Tensor, " batch"]) -> Float[Tensor, "batch d_model"]:
-    """The hidden state at the end of each row."""
-    return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+def read_all(decoding: Decoding, slot: int, tokens: list[int]) -> Float[Tensor, "tokens d_model"]:
+    """Read a whole prompt."""
+    tile = decoding.tile or len(tokens)
+    return torch.cat([decoding.read(slot, tokens[at : at + tile], at) for at in range(0, len(tokens), tile)])
 
 
-def encode(network: Network, ids: Tensor, memory: Memory | None, mask: Mask | None = None, cache: Any = None) -> Tensor:
-    if memory is not None:
-        return cast(EncoderDecoder, network).decode(ids, memory, mask, cache=cache)
-    return network.encode(ids) if cache is None else network.encode(ids, mask, cache=cache)
+def advance_all(decoding: Decoding, slots: list[int], starts: list[int], tokens: list[int]) -> Float[Tensor, "texts d_model"]:
+    """Advance any number of texts."""
+    parts = [slice(at, at + decoding.rows) for at in range(0, len(slots), decoding.rows)]
+    return torch.cat([decoding.advance(slots[part], starts[part], tokens[part]) for part in parts])
+
+
+def scores_of(network: Network, hidden: Float[Tensor, "texts d_model"], rows: int) -> Float[Tensor, "texts vocab"]:
+    """The scores of the next token, in fp32; so many texts at a time, filled up."""
+    parts = (hidden[at : at + rows] for at in range(0, len(hidden), rows))
+    return torch.cat([network.scores(F.pad(part, (0, 0, 0, rows - len(part))))[: len(part)] for part in parts]).float()
 
 
 class Attending:
-    """Keys and values of earlier tokens are kept."""
+    """Keys and values of earlier tokens are kept, and those that a decoder makes of its source."""
 
-    def __init__(self, network: Network, batch: int, slots: int, memory: Memory | None) -> None:
-        config = network.config.decoder() if network.config.decoder_layers else network.config
-        self.network, self.memory = network, memory
-        self.cache = Cache(config, batch=batch, slots=slots, dtype=network.dtype, device=network.device)
-        self.read = torch.zeros(batch, dtype=torch.long, device=network.device)  # tokens of each row so far
+    tile: int | None = TILE
 
-    def advance(self, tokens: list[list[int]]) -> Float[Tensor, "batch d_model"]:
-        # a row's filling is overwritten by what it reads next, and seen by nobody before that
-        ids, lengths = padded(tokens, self.network.device)
-        positions = self.read[:, None] + torch.arange(ids.shape[1], device=ids.device)
-        self.read = self.read + lengths
-        mask = self.cache.mask(positions.clamp(max=self.cache.slots - 1))
-        return last(encode(self.network, ids, self.memory, mask, self.cache.layers), lengths)
+    def __init__(self, network: Transformer | EncoderDecoder, slots: int, length: int, sources: int) -> None:
+        self.network, self.rows = network, rows_of(network)
+        self.reader = network if isinstance(network, EncoderDecoder) else None
+        self.decoder = network.decoder if isinstance(network, EncoderDecoder) else network
+        config = self.decoder.config
+        self.slots = Slots(config, slots=slots, length=length, dtype=network.dtype, device=network.device)
+        layers = [part for part in network.modules() if isinstance(part, CrossAttention)]
+        self.sources = Sources(config, layers, slots=slots, length=sources, like=self.slots.keys) if layers else None
 
-    def choose(self, rows: Int[Tensor, " rows"]) -> None:
-        self.cache.choose(rows)
-        self.read = self.read[rows]
-        self.memory = None if self.memory is None else self.memory.rows(rows)
+    def begin(self, slot: int, prompt: list[int]) -> list[int]:
+        if self.reader is None or self.sources is None:
+            return prompt
+        self.sources.keep(slot, self.reader.read(torch.tensor([prompt], device=self.network.device)).hidden)
+        return [self.network.config.start_token]
+
+    def read(self, slot: int, tokens: list[int], start: int) -> Float[Tensor, "tokens d_model"]:
+        mask = self.slots.place([slot], [start], seq=TILE, batch=1)
+        return self.encode([tokens + [0] * (TILE - len(tokens))], mask, [slot])[0, : len(tokens)]
+
+    def advance(self, slots: list[int], starts: list[int], tokens: list[int]) -> Float[Tensor, "texts d_model"]:
+        mask = self.slots.place(slots, starts, seq=1, batch=self.rows)
+        ids = [[token] for token in tokens] + [[0]] * (self.rows - len(tokens))
+        return self.encode(ids, mask, slots)[: len(tokens), 0]
+
+    def encode(self, ids: list[list[int]], mask: Mask, slots: list[int]) -> Float[Tensor, "batch seq d_model"]:
+        if self.sources is not None:
+            self.sources.place(slots)
+        tokens = torch.tensor(ids, device=self.network.device)
+        return self.decoder.encode(tokens, mask, cache=self.slots.layers, memory=self.sources)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The beginning of one slot's text, in another too."""
+        self.slots.copy(source, target, length)
+
+    def choose(self, slots: list[int]) -> None:
+        self.slots.choose(slots)
+        if self.sources is not None:
+            self.sources.choose(slots)
 
 
 class Recurring:
-    """A recurrent network's state is kept. Rows of one length are read together, since filling would change it."""
+    """A recurrent network's state is kept. A prompt is read at once, since filling would change it."""
 
-    def __init__(self, network: Recurrent) -> None:
-        self.network = network
-        self.state: list[LayerState] | None = None
+    tile: int | None = None
 
-    def advance(self, tokens: list[list[int]]) -> Float[Tensor, "batch d_model"]:
-        self.state = self.network.state(len(tokens)) if self.state is None else self.state
-        device, found = self.network.device, self.network.state(len(tokens))[0].hidden
-        for length in {len(row) for row in tokens} - {0}:
-            rows = torch.tensor([i for i, row in enumerate(tokens) if len(row) == length], device=device)
-            part = [layer.rows(rows) for layer in self.state]
-            ids = torch.tensor([row for row in tokens if len(row) == length], device=device)
-            found[rows] = self.network.encode(ids, cache=part)[:, -1]
-            for layer, changed in zip(self.state, part, strict=True):
-                layer.put(rows, changed)
-        return found
+    def __init__(self, network: Recurrent, slots: int) -> None:
+        self.network, self.rows, self.state = network, rows_of(network), network.state(slots)
 
-    def choose(self, rows: Int[Tensor, " rows"]) -> None:
-        self.state = self.state and [LayerState(layer.hidden[rows], layer.cell[rows]) for layer in self.state]
+    def begin(self, slot: int, prompt: list[int]) -> list[int]:
+        for layer, fresh in zip(self.state, self.network.state(1), strict=True):
+            layer.put(torch.tensor([slot]), fresh)
+        return prompt
+
+    def read(self, slot: int, tokens: list[int], start: int) -> Float[Tensor, "tokens d_model"]:  # noqa: ARG002 - in the state
+        return self.encode([slot], [tokens])[0]
+
+    def advance(self, slots: list[int], starts: list[int], tokens: list[int]) -> Float[Tensor, "texts d_model"]:  # noqa: ARG002
+        filling = self.rows - len(tokens)
+        return self.encode(slots, [[token] for token in tokens] + [[0]] * filling)[: len(tokens), 0]
+
+    def encode(self, slots: list[int], ids: list[list[int]]) -> Float[Tensor, "batch seq d_model"]:
+        rows = torch.tensor(slots, device=self.network.device)
+        state = self.network.state(len(ids))
+        for part, layer in zip(state, self.state, strict=True):
+            part.put(torch.arange(len(slots)), layer.rows(rows))
+        hidden = self.network.encode(torch.tensor(ids, device=self.network.device), cache=state)
+        for part, layer in zip(state, self.state, strict=True):
+            layer.put(rows, part.rows(torch.arange(len(slots))))
+        return hidden
+
+    def choose(self, slots: list[int]) -> None:
+        for layer in self.state:
+            layer.put(torch.arange(len(slots)), layer.rows(torch.tensor(slots)))
 
 
 class Rereading:
-    """Nothing is kept: the whole text is read again for every token."""
+    """Nothing is kept: the whole text is read again for every token, and its source too."""
 
-    def __init__(self, network: Network, batch: int, memory: Memory | None) -> None:
-        self.network, self.memory = network, memory
-        self.rows: list[list[int]] = [[] for _ in range(batch)]
+    tile: int | None = None
+    rows = 1
 
-    def advance(self, tokens: list[list[int]]) -> Float[Tensor, "batch d_model"]:
-        # the finished rows go on with their texts as they are
-        self.rows = [row + new for row, new in zip(self.rows, tokens, strict=True)]
-        ids, lengths = padded(self.rows, self.network.device)
-        return last(encode(self.network, ids, self.memory), lengths)  # causal: filling on the right is seen by nobody
+    def __init__(self, network: Network, slots: int) -> None:
+        self.network = network
+        self.texts: list[list[int]] = [[] for _ in range(slots)]
+        self.sources: list[list[int]] = [[] for _ in range(slots)]
 
-    def choose(self, rows: Int[Tensor, " rows"]) -> None:
-        self.rows = [self.rows[i] for i in rows.tolist()]
-        self.memory = None if self.memory is None else self.memory.rows(rows)
+    def begin(self, slot: int, prompt: list[int]) -> list[int]:
+        self.texts[slot], self.sources[slot] = [], prompt
+        return [self.network.config.start_token] if isinstance(self.network, EncoderDecoder) else prompt
+
+    def read(self, slot: int, tokens: list[int], start: int) -> Float[Tensor, "tokens d_model"]:
+        self.texts[slot] = self.texts[slot][:start] + tokens
+        text, source = (torch.tensor([ids], device=self.network.device) for ids in (self.texts[slot], self.sources[slot]))
+        apart = isinstance(self.network, EncoderDecoder)
+        hidden = self.network.encode(source, decoder_ids=text) if apart else self.network.encode(text)
+        return hidden[0, start:]
+
+    def advance(self, slots: list[int], starts: list[int], tokens: list[int]) -> Float[Tensor, "texts d_model"]:
+        return torch.cat([self.read(*one) for one in zip(slots, [[token] for token in tokens], starts, strict=True)])
+
+    def choose(self, slots: list[int]) -> None:
+        self.texts[: len(slots)] = [self.texts[slot] for slot in slots]
+        self.sources[: len(slots)] = [self.sources[slot] for slot in slots]

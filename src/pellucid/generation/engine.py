@@ -1,242 +1,154 @@
-"""Writing text: a network, a prompt, one token after another."""
+"""The engine: many texts at once, each going on as if it were alone.
+
+A step reads a tile of some prompts and then writes one more token of every text whose prompt is read, so that long prompts
+do not hold up others. What a text becomes is a function of its request alone: not of its slot, of company or of what is
+remembered (see `decoding` for how).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from pellucid.core.errors import ConfigError, ModelError
-from pellucid.generation.beam import search
-from pellucid.generation.decoding import begin
-from pellucid.generation.sampling import Sampling, choose
+from pellucid.generation.decoding import TILE, Attending, advance_all, begin_decoding, scores_of
+from pellucid.generation.sampling import choose
+from pellucid.generation.text import Text
 from pellucid.network.network import Network
-from pellucid.text.tokenizer import Tokenizer
 
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """A continuation, without its prompt."""
-
-    text: str
-    tokens: list[int]
-    logprobs: list[float]  # of each token, under the model itself: before penalty, temperature and filters
-    finish_reason: str  # "stop": end of text or a stop string; "length": max_tokens
+READING = 4  # prompts of which a step reads a tile
 
 
 @dataclass
-class Row:
-    """One continuation under way."""
+class Place:
+    """Where a text stands in its slot."""
 
-    prompt: list[int]
-    tokenizer: Tokenizer
-    stop: Sequence[str]
-    ends: frozenset[int] = frozenset()  # tokens that end a text, besides the tokenizer's end of text
-    special: bool = False  # of an encoder-decoder, whose text is about the prompt and names special tokens: the gaps
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    text: str = ""
-    told: int = 0  # characters of the text already given out by `news`
-    finish_reason: str = ""
+    text: Text
+    slot: int
+    first: list[int]  # tokens to read before the first one is written
+    read: int  # tokens in the slot
 
-    def __post_init__(self) -> None:
-        after = () if self.special else self.prompt  # what answers another text does not go on with it
-        self.decoder = self.tokenizer.stream(special=self.special, after=after)
-
-    def take(self, token: int, logprob: float, max_tokens: int) -> None:
-        """Append a token; end at end of text, at a stop string, or at `max_tokens`."""
-        if token == self.tokenizer.end_of_text or token in self.ends:
-            return self.finish("stop")
-        self.tokens.append(token)
-        self.logprobs.append(logprob)
-        self.text += self.decoder.push(token)
-        if not self.cut() and len(self.tokens) == max_tokens:
-            self.finish("length")
-
-    def finish(self, reason: str) -> None:
-        self.text += self.decoder.finish()
-        if not self.cut():
-            self.finish_reason = reason
-
-    def cut(self) -> bool:
-        """End the text before the first stop string in it, if there is one."""
-        found = [at for stop in self.stop if (at := self.text.find(stop)) >= 0]
-        if found:
-            self.text, self.finish_reason = self.text[: min(found)], "stop"
-        return bool(found)
-
-    def news(self) -> str:
-        """The text that is new since the last call, less an ending that may become a stop string."""
-        end = whole = len(self.text)
-        if not self.finish_reason:
-            for stop in self.stop:
-                longest = next((n for n in range(min(len(stop) - 1, whole), 0, -1) if self.text.endswith(stop[:n])), 0)
-                end = min(end, whole - longest)
-        new, self.told = self.text[self.told : end], max(self.told, end)
-        return new
-
-    def result(self) -> Generation:
-        return Generation(text=self.text, tokens=self.tokens, logprobs=self.logprobs, finish_reason=self.finish_reason)
+    @property
+    def unread(self) -> int:
+        """How many tokens must be read before one can be written."""
+        return max(0, len(self.first) - self.read)
 
 
-def generate(
-    network: Network,
-    tokenizer: Tokenizer,
-    prompts: Sequence[str | Sequence[int]],
-    *,
-    max_tokens: int | None = None,
-    sampling: Sampling | None = None,
-    stop: Sequence[str] = (),
-    cache: bool = True,
-    beams: int = 1,
-    length_penalty: float = 1.0,
-    ends: frozenset[int] = frozenset(),
-) -> list[Generation]:
-    """Continue every prompt (text or token ids) by at most `max_tokens` tokens (None: up to the context's end).
+@dataclass
+class Remembered:
+    """What a slot holds of prompts, of texts that are under way or done: tile by tile, as they were read."""
 
-    An encoder-decoder reads the prompt and writes a text about it. The same prompt and seed give the same tokens alone or in a
-    batch, with or without the cache. With `beams`, the likeliest continuation that beam search finds; nothing is drawn then.
-    A text ends at the tokenizer's end of text, or at one of `ends`.
-    Raises `ConfigError` when a prompt and its continuation do not fit into the context.
+    tiles: list[list[int]] = field(default_factory=list)
+
+    def common(self, prompt: list[int]) -> int:
+        """How many of its tiles a prompt begins with; its last token is always read again, for what follows from it."""
+        most, found = min(len(self.tiles), (len(prompt) - 1) // TILE), 0
+        while found < most and prompt[found * TILE : (found + 1) * TILE] == self.tiles[found]:
+            found += 1
+        return found
+
+
+class Engine:
+    """Up to `slots` texts at once of up to `length` tokens, prompt and continuation; more of them wait.
+
+    An encoder-decoder's texts are about sources of up to `sources` tokens. Add texts, and call `step` while it is `busy`.
     """
-    rows = [begun(network, tokenizer, prompt, stop, ends) for prompt in prompts]
-    check_search(beams, length_penalty)
-    if beams > 1:
-        for row in rows:
-            searched(network, row, max_tokens, sampling or Sampling(), beams, length_penalty)
-    else:
-        for _ in run(network, rows, max_tokens, sampling or Sampling(), cache):
-            pass
-    return [row.result() for row in rows]
 
+    def __init__(self, network: Network, *, known: int, slots: int, length: int, sources: int = 1, cache: bool = True) -> None:
+        self.network, self.known = network, known  # so many tokens a tokenizer knows: others are never written
+        self.decoding = begin_decoding(network, slots=slots, length=length, sources=sources, cache=cache)
+        self.free = deque(range(slots))  # the longest free first
+        self.remembered = [Remembered() for _ in range(slots)]
+        self.waiting: deque[Text] = deque()
+        self.places: list[Place] = []
 
-def stream(
-    network: Network,
-    tokenizer: Tokenizer,
-    prompt: str | Sequence[int],
-    *,
-    max_tokens: int | None = None,
-    sampling: Sampling | None = None,
-    stop: Sequence[str] = (),
-    beams: int = 1,
-    length_penalty: float = 1.0,
-    ends: frozenset[int] = frozenset(),
-) -> Iterator[str]:
-    """Continue one prompt, piece by piece as the text becomes certain; the pieces add up to `generate`'s text.
+    @property
+    def busy(self) -> bool:
+        return bool(self.places or self.waiting)
 
-    With `beams` nothing is certain before the search ends, so that the text is one piece.
-    """
-    row = begun(network, tokenizer, prompt, stop, ends)
-    check_search(beams, length_penalty)
-    if beams > 1:
-        searched(network, row, max_tokens, sampling or Sampling(), beams, length_penalty)
-    else:
-        for _ in run(network, [row], max_tokens, sampling or Sampling(), cache=True):
-            if piece := row.news():
-                yield piece
-    if piece := row.news():
-        yield piece
+    def add(self, text: Text) -> None:
+        """Let a text begin as soon as a slot is free."""
+        self.waiting.append(text)
 
+    def cancel(self, text: Text) -> None:
+        """Forget a text, wherever it stands."""
+        if text in self.waiting:
+            self.waiting.remove(text)
+        for place in [place for place in self.places if place.text is text]:
+            self.release(place)
 
-def begun(
-    network: Network, tokenizer: Tokenizer, prompt: str | Sequence[int], stop: Sequence[str], ends: frozenset[int]
-) -> Row:
-    """A continuation of which nothing is written yet."""
-    gaps = network.config.architecture == "encoder-decoder"
-    return Row(encode(network, tokenizer, prompt), tokenizer, check_stop(stop), ends, special=gaps)
-
-
-def check_stop(stop: Sequence[str]) -> Sequence[str]:
-    if isinstance(stop, str):
-        stop = [stop]
-    if "" in stop:
-        raise ConfigError("a stop string is empty, which would end every text at once; leave it out")
-    return stop
-
-
-def encode(network: Network, tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
-    """A prompt's ids; an empty prompt becomes an end of text, after which training has seen documents begin."""
-    gaps = network.config.architecture == "encoder-decoder"  # its prompts may name them: <extra_id_0>
-    ids = tokenizer.encode(prompt, special=gaps, framed=True) if isinstance(prompt, str) else list(prompt)
-    if not ids:
-        if tokenizer.end_of_text is None:
-            raise ModelError("this model's tokenizer has no end-of-text token to start from; give a prompt")
-        ids = [tokenizer.end_of_text]
-    check_ids(ids, network.config.vocab_size)
-    return ids
-
-
-def check_ids(ids: Iterable[int], size: int) -> None:
-    for id in ids:
-        if not 0 <= id < size:
-            raise ConfigError(f"token id {id} is not in the vocabulary of {size:,}")
-
-
-def room(network: Network, rows: list[Row], max_tokens: int | None) -> list[int]:
-    """How many tokens each row may generate."""
-    context = network.config.context_length
-    if max_tokens is not None and max_tokens < 1:
-        raise ConfigError(f"max_tokens must be at least 1, not {max_tokens}")
-    apart = network.config.architecture == "encoder-decoder"  # what it writes does not follow the prompt
-    for row in rows:
-        length = len(row.prompt)
-        if apart:
-            if length > context:
-                raise ConfigError(f"the prompt has {length:,} tokens, but the model's context is {context:,}; shorten it")
-            length = 1
-        if length >= context:
-            raise ConfigError(
-                f"the prompt has {length:,} tokens, but the model's context is {context:,} and must hold the continuation too; "
-                "shorten the prompt"
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Read a tile of some prompts, and write one more token of every text whose prompt is read."""
+        while self.waiting and self.free:
+            self.admit(self.waiting.popleft())
+        writing = [place for place in self.places if not place.unread]
+        reading = [place for place in self.places if place.unread][:READING]
+        hidden = [self.read(place) for place in reading]
+        ready = [(place, last) for place, last in zip(reading, hidden, strict=True) if not place.unread]
+        if writing:
+            slots, starts, tokens = (
+                [*each] for each in zip(*((p.slot, p.read, p.text.tokens[-1]) for p in writing), strict=True)
             )
-        if max_tokens is not None and length + max_tokens > context:
-            both = f"the prompt's {length:,} tokens and {max_tokens:,} more exceed"
-            raise ConfigError(
-                f"{f'an answer of {max_tokens:,} tokens exceeds' if apart else both} the model's context of {context:,}; "
-                f"use --max-tokens {context - length} or less"
-            )
-    return [max_tokens or context - (1 if apart else len(row.prompt)) for row in rows]
+            ready += zip(writing, advance_all(self.decoding, slots, starts, tokens)[:, None], strict=True)
+            for place in writing:
+                place.read += 1
+        if ready:
+            self.write([place for place, _ in ready], torch.cat([last for _, last in ready]))
 
+    def admit(self, text: Text) -> None:
+        """Give a text a slot, best one that holds the beginning of its prompt already."""
+        request, kept = text.request, 0
+        slot = self.free[0]
+        if isinstance(self.decoding, Attending) and not (request.apart or request.prompt_logprobs):
+            held = [remembered.common(request.prompt) for remembered in self.remembered]
+            source = max([*self.free, *range(len(held))], key=lambda slot: held[slot])  # a free one, if one holds as much
+            kept = held[source]
+            if kept and source in self.free:
+                slot = source
+            elif kept:
+                self.decoding.copy(source, slot, kept * TILE)
+            self.remembered[slot].tiles = self.remembered[source].tiles[:kept]
+        else:
+            self.remembered[slot].tiles = []
+        self.free.remove(slot)
+        text.cached = kept * TILE
+        self.places.append(Place(text, slot, self.decoding.begin(slot, request.prompt), read=text.cached))
+        self.places.sort(key=lambda place: place.slot)
 
-@torch.inference_mode()
-def run(network: Network, rows: list[Row], max_tokens: int | None, sampling: Sampling, cache: bool) -> Iterator[None]:
-    """Advance all unfinished rows by one token, again and again; yields after each."""
-    if not rows:
-        return
-    limits = room(network, rows, max_tokens)
-    decoding, inputs = begin(network, [row.prompt for row in rows], limits, cache=cache)
-    first = inputs
-    while any(not row.finish_reason for row in rows):
-        logits = network.scores(decoding.advance(inputs)).float()
+    def read(self, place: Place) -> Float[Tensor, "1 d_model"]:
+        """Read the next tile of a prompt; return the hidden state at its end."""
+        text, tile = place.text, self.decoding.tile or place.unread
+        tokens = place.first[place.read : place.read + tile]
+        hidden = self.decoding.read(place.slot, tokens, place.read)
+        if len(tokens) == TILE == tile and not text.request.apart:
+            self.remembered[place.slot].tiles.append(tokens)
+        if text.request.prompt_logprobs:
+            after = place.first[place.read + 1 : place.read + 1 + len(tokens)]
+            scores = scores_of(self.network, hidden, self.decoding.rows)[: len(after)].log_softmax(dim=-1)
+            text.prompt_logprobs += scores.gather(1, torch.tensor(after, device=scores.device)[:, None])[:, 0].tolist()
+        place.read += len(tokens)
+        return hidden[-1:]
+
+    def write(self, places: list[Place], hidden: Float[Tensor, "texts d_model"]) -> None:
+        """Choose the next token of some texts, and release the slots of those that end."""
+        logits = scores_of(self.network, hidden, self.decoding.rows)
         logprobs = logits.log_softmax(dim=-1)
-        penalised = zip(first, rows, strict=True) if sampling.repetition_penalty != 1 else ()
-        seen = [torch.tensor(before + row.tokens, device=network.device) for before, row in penalised]
-        chosen = choose(logits, seen, sampling, [len(row.tokens) for row in rows])
-        for i, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
-            if not row.finish_reason:
-                row.take(token, float(logprobs[i, token]), limits[i])
-        inputs = [[] if row.finish_reason else [token] for row, token in zip(rows, chosen.tolist(), strict=True)]
-        yield
+        logits[:, self.known :] = -torch.inf
+        chosen = choose(logits, [place.text.draw for place in places])
+        own = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
+        for place, row, token, logprob in zip(places, logprobs, chosen.tolist(), own, strict=True):
+            count, top = place.text.request.top_logprobs, None
+            if count:
+                best = row.topk(count)
+                top = dict(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+            place.text.take(token, logprob, top)
+            if place.text.finish_reason:
+                self.release(place)
 
-
-def check_search(beams: int, length_penalty: float) -> None:
-    if beams < 1:
-        raise ConfigError(f"beams must be at least 1, not {beams}")
-    if beams == 1 and length_penalty != 1:
-        raise ConfigError(f"length_penalty {length_penalty} has no effect without beams; leave it out, or give 2 beams or more")
-
-
-def searched(network: Network, row: Row, max_tokens: int | None, sampling: Sampling, beams: int, length_penalty: float) -> None:
-    """One prompt's continuation by beam search."""
-    if sampling not in (Sampling(), Sampling(temperature=0)):
-        raise ConfigError("beam search draws nothing, so sampling options have no effect with beams; leave them out")
-    [limit] = room(network, [row], max_tokens)
-    end = row.tokenizer.end_of_text
-    ends = row.ends if end is None else row.ends | {end}
-    found = search(network, row.prompt, beams=beams, max_tokens=limit, ends=ends, length_penalty=length_penalty)
-    for token, logprob in zip(found.tokens, found.logprobs, strict=False):
-        if not row.finish_reason:
-            row.take(token, logprob, len(found.tokens) + 1)
-    if not row.finish_reason:
-        row.finish("stop" if found.ended else "length")
+    def release(self, place: Place) -> None:
+        self.places.remove(place)
+        self.free.append(place.slot)

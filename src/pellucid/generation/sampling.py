@@ -1,24 +1,36 @@
 """From logits to the next token."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError
 
+FILTERS = ("top_k", "top_p", "min_p", "typical_p")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next token is chosen. The filters apply in the order of the fields; `temperature` 0 takes the likeliest token."""
+    """How the next token is chosen. Settings apply in the order of the fields; `temperature` 0 takes the likeliest token."""
 
     repetition_penalty: float = 1.0  # above 1: logits of tokens already seen shrink (Keskar et al., 2019)
+    presence_penalty: float = 0.0  # is subtracted from the logits of tokens already written
+    frequency_penalty: float = 0.0  # is subtracted as often as they were written
+    logit_bias: Mapping[int, float] = field(default_factory=dict)  # is added to the logits of some tokens
     temperature: float = 1.0
     top_k: int | None = None  # keep the k likeliest
     top_p: float = 1.0  # keep the likeliest that together have this probability (Holtzman et al., 2020)
     min_p: float = 0.0  # keep those at least this share of the likeliest (Nguyen et al., 2024)
+    typical_p: float = 1.0  # keep those of the most usual surprise that together have this probability (Meister et al., 2023)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -26,33 +38,92 @@ class Sampling:
             raise ConfigError(f"temperature must be 0 or more, not {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
             raise ConfigError(f"top_k must be at least 1, not {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        for name in ("top_p", "typical_p"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must be above 0 and at most 1, not {getattr(self, name)}")
         if not 0 <= self.min_p <= 1:
             raise ConfigError(f"min_p must be from 0 to 1, not {self.min_p}")
         if not 0 < self.repetition_penalty < float("inf"):
             raise ConfigError(f"repetition_penalty must be above 0, not {self.repetition_penalty}")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"{name} must be a finite number, not {getattr(self, name)}")
+        for id, bias in self.logit_bias.items():
+            if not math.isfinite(bias):
+                raise ConfigError(f"the logit_bias of token {id} must be a finite number, not {bias}; -100 is enough to ban it")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed must be from 0 to 2^63 - 1, not {self.seed}")
-        if self.temperature == 0 and (self.top_k, self.top_p, self.min_p) != (None, 1.0, 0.0):
-            raise ConfigError("top_k, top_p and min_p have no effect at temperature 0; leave them out or raise the temperature")
+        if self.temperature == 0 and self.filters != (None, 1.0, 0.0, 1.0):
+            raise ConfigError(
+                "top_k, top_p, min_p and typical_p have no effect at temperature 0; leave them out or raise the temperature"
+            )
+
+    @property
+    def filters(self) -> tuple[int | None, float, float, float]:
+        return self.top_k, self.top_p, self.min_p, self.typical_p
 
 
-def penalize(
-    logits: Float[Tensor, "batch vocab"], seen: list[Int[Tensor, " _tokens"]], penalty: float
-) -> Float[Tensor, "batch vocab"]:
-    """Divide positive logits of seen tokens by `penalty`, multiply negative ones."""
-    if penalty == 1.0:
-        return logits
-    logits = logits.clone()
-    for row, ids in zip(logits, seen, strict=True):
-        known = row[ids]
-        row[ids] = torch.where(known > 0, known / penalty, known * penalty)
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """What one text's next token depends on, besides the logits."""
+
+    sampling: Sampling
+    read: Sequence[int] = ()  # its tokens so far, as the repetition penalty counts them: with those of the prompt
+    written: Sequence[int] = ()
+    choice: int = 0  # which of several continuations of the same prompt it is
+
+
+def choose(logits: Float[Tensor, "texts vocab"], draws: Sequence[Draw]) -> Int[Tensor, " texts"]:
+    """The next token of every text.
+
+    The random number is a function of the seed, the choice and the number of tokens written alone (a counter-based generator:
+    Salmon et al., 2011), and a text's row is worked on as if it were alone: it goes on the same way in any company.
+    """
+    if any(adjusts(draw.sampling) for draw in draws):
+        logits = torch.stack([adjusted(row, draw) for row, draw in zip(logits, draws, strict=True)])
+    chosen = logits.argmax(dim=-1)
+    groups: dict[tuple[Any, ...], list[int]] = {}  # texts whose logits are filtered alike
+    for number, draw in enumerate(draws):
+        if draw.sampling.temperature:
+            groups.setdefault((draw.sampling.temperature, draw.sampling.filters), []).append(number)
+    for numbers in groups.values():
+        cumulative = distribution(logits[numbers], draws[numbers[0]].sampling).double().cumsum(dim=-1)
+        random = [uniform(draws[n].sampling.seed, len(draws[n].written), draws[n].choice) for n in numbers]
+        goal = torch.tensor(random, dtype=torch.float64, device=logits.device) * cumulative[:, -1]
+        found = torch.searchsorted(cumulative, goal[:, None], right=True)[:, 0]
+        chosen[numbers] = found.clamp(max=logits.shape[-1] - 1)
+    return chosen
+
+
+def adjusts(sampling: Sampling) -> bool:
+    """Whether logits are changed before temperature and filters."""
+    penalties = sampling.repetition_penalty != 1.0, sampling.presence_penalty, sampling.frequency_penalty
+    return any(penalties) or bool(sampling.logit_bias)
+
+
+def adjusted(logits: Float[Tensor, " vocab"], draw: Draw) -> Float[Tensor, " vocab"]:
+    """Logits after penalties and biases.
+
+    The repetition penalty divides positive logits of seen tokens and multiplies negative ones; presence and frequency
+    penalties are as OpenAI's interface defines them.
+    """
+    asked, logits = draw.sampling, logits.clone()
+    if asked.repetition_penalty != 1.0 and draw.read:
+        ids = torch.tensor(sorted(set(draw.read)), device=logits.device)
+        known = logits[ids]
+        logits[ids] = torch.where(known > 0, known / asked.repetition_penalty, known * asked.repetition_penalty)
+    if draw.written and (asked.presence_penalty or asked.frequency_penalty):
+        counts = Counter(draw.written)
+        less = [asked.presence_penalty + asked.frequency_penalty * count for count in counts.values()]
+        logits[torch.tensor([*counts], device=logits.device)] -= torch.tensor(less, device=logits.device)
+    if asked.logit_bias:
+        biased = torch.tensor([*asked.logit_bias], device=logits.device)
+        logits[biased] += torch.tensor([*asked.logit_bias.values()], dtype=logits.dtype, device=logits.device)
     return logits
 
 
-def distribution(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Float[Tensor, "batch vocab"]:
-    """The probabilities that a token is drawn from, after temperature, top-k, top-p and min-p."""
+def distribution(logits: Float[Tensor, "texts vocab"], sampling: Sampling) -> Float[Tensor, "texts vocab"]:
+    """The probabilities that a token is drawn from, after temperature, top-k, top-p, min-p and typical-p."""
     logits = ((logits - logits.amax(dim=-1, keepdim=True)).double() / sampling.temperature).float()
     if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
         least = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
@@ -65,29 +136,27 @@ def distribution(logits: Float[Tensor, "batch vocab"], sampling: Sampling) -> Fl
     probabilities = logits.softmax(dim=-1)
     if sampling.min_p > 0.0:
         least = sampling.min_p * probabilities.max(dim=-1, keepdim=True).values
-        probabilities = torch.where(probabilities < least, 0.0, probabilities)
-        probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
+        probabilities = normed(torch.where(probabilities < least, 0.0, probabilities))
+    if sampling.typical_p < 1.0:
+        probabilities = normed(torch.where(typical(probabilities, sampling.typical_p), probabilities, 0.0))
     return probabilities
 
 
-def choose(
-    logits: Float[Tensor, "batch vocab"], seen: list[Int[Tensor, " _tokens"]], sampling: Sampling, indices: list[int]
-) -> Int[Tensor, " batch"]:
-    """The next token of every row; `indices` says how many tokens each row has generated.
-
-    The random number is a function of seed and index alone (a counter-based generator: Salmon et al., 2011),
-    so a prompt continues the same way alone, in any batch, and with or without a cache.
-    """
-    logits = penalize(logits, seen, sampling.repetition_penalty)
-    if sampling.temperature == 0:
-        return logits.argmax(dim=-1)
-    cumulative = distribution(logits, sampling).double().cumsum(dim=-1)
-    draws = torch.tensor([uniform(sampling.seed, index) for index in indices], dtype=torch.float64, device=logits.device)
-    return torch.searchsorted(cumulative, (draws * cumulative[:, -1])[:, None], right=True)[:, 0].clamp(
-        max=logits.shape[-1] - 1
-    )
+def normed(weights: Float[Tensor, "texts vocab"]) -> Float[Tensor, "texts vocab"]:
+    return weights / weights.sum(dim=-1, keepdim=True)
 
 
-def uniform(seed: int, index: int) -> float:
-    """Number `index` of the random stream `seed`, in [0, 1)."""
-    return float(np.random.Philox(key=seed, counter=index).random_raw() >> 11) / 2**53
+def typical(probabilities: Float[Tensor, "texts vocab"], share: float) -> Bool[Tensor, "texts vocab"]:
+    """The tokens whose surprise is nearest to the entropy, as many as together have a probability of `share`."""
+    surprise = -probabilities.log()
+    entropy = torch.where(probabilities > 0, probabilities * surprise, 0.0).sum(dim=-1, keepdim=True)
+    unusual = (surprise - entropy).abs()
+    order = unusual.argsort(dim=-1, stable=True)
+    together = probabilities.gather(1, order).cumsum(dim=-1)
+    last = (together < share).sum(dim=-1, keepdim=True).clamp(max=order.shape[1] - 1)
+    return unusual <= unusual.gather(1, order.gather(1, last))
+
+
+def uniform(seed: int, index: int, choice: int = 0) -> float:
+    """Number `index` of the random stream of a seed and a choice, in [0, 1)."""
+    return float(np.random.Philox(key=seed, counter=index + (choice << 64)).random_raw() >> 11) / 2**53

@@ -1,11 +1,12 @@
 """Scaled dot-product attention over several heads (Vaswani et al., 2017), keys and values in groups (Ainslie et al., 2023)."""
 
-from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pellucid.network.config import ModelConfig
@@ -20,29 +21,42 @@ SHORT = 512
 ROWS = 128  # queries at a time: 64 or all of them take 1.4 to 1.7 times as long
 
 
+class Seen(NamedTuple):
+    """What some rows of a batch attend to."""
+
+    rows: slice
+    k: Float[Tensor, "rows kv_heads keys d_head"]
+    v: Float[Tensor, "rows kv_heads keys d_head"]
+    mask: Mask
+
+
 @runtime_checkable
 class LayerCache(Protocol):
     """The keys and values that one layer has computed for earlier positions."""
 
     def extend(
-        self, k: Float[Tensor, "batch kv_heads seq d_head"], v: Float[Tensor, "batch kv_heads seq d_head"]
-    ) -> tuple[Float[Tensor, "batch kv_heads keys d_head"], Float[Tensor, "batch kv_heads keys d_head"]]:
-        """Store those of new positions; return all, slot by slot, as the mask counts them."""
+        self, k: Float[Tensor, "batch kv_heads seq d_head"], v: Float[Tensor, "batch kv_heads seq d_head"], mask: Mask
+    ) -> Sequence[Seen]:
+        """Store those of new positions; return what the rows see. Rows of which nothing is said are filling."""
 
 
-@dataclass
-class Memory:
+@runtime_checkable
+class Memory(Protocol):
     """What a decoder attends to besides its own text: an encoder's output."""
+
+    def seen(self, cross: "CrossAttention") -> Sequence[Seen]:
+        """The keys and values that one layer makes of it."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An encoder's output, of which each layer makes keys and values whenever they are asked for."""
 
     hidden: Float[Tensor, "batch keys d_model"]
     mask: Mask  # which of its positions are there
-    kept: dict[str, tuple[Tensor, Tensor]] | None = None  # each layer's keys and values, made once if there is a place for them
 
-    def rows(self, index: Int[Tensor, " rows"]) -> "Memory":
-        """Some rows, for some of the texts."""
-        allowed = None if self.mask.allowed is None else self.mask.allowed[index]
-        kept = self.kept and {site: (k[index], v[index]) for site, (k, v) in self.kept.items()}
-        return Memory(self.hidden[index], replace(self.mask, allowed=allowed, present=None), kept)  # nothing pools these
+    def seen(self, cross: "CrossAttention") -> Sequence[Seen]:
+        return [Seen(slice(None), *cross.project(self.hidden), self.mask)]
 
 
 class Attention(nn.Module):
@@ -71,24 +85,23 @@ class Attention(nn.Module):
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         q, k, v = tap(taps, f"{self.site}.q", q), tap(taps, f"{self.site}.k", k), tap(taps, f"{self.site}.v", v)
-        if cache is not None:
-            k, v = cache.extend(k, v)
-        return self.mix(q, k, v, mask, taps)
+        return self.mix(q, [Seen(slice(None), k, v, mask)] if cache is None else cache.extend(k, v, mask), taps)
 
     def mix(
-        self,
-        q: Float[Tensor, "batch heads seq d_head"],
-        k: Float[Tensor, "batch kv_heads keys d_head"],
-        v: Float[Tensor, "batch kv_heads keys d_head"],
-        mask: Mask,
-        taps: Taps | None,
+        self, q: Float[Tensor, "batch heads seq d_head"], seen: Sequence[Seen], taps: Taps | None
     ) -> Float[Tensor, "batch seq d_model"]:
         """Attend through the fused kernel, unless the pattern itself is edited, and lead out."""
         edit = None
         if taps is not None:
             edit = taps.edit.get(f"{self.site}.pattern")
-            taps.keep(f"{self.site}.pattern", lambda: pattern(q, k, mask, edit, self.scale))
-        mixed = tap(taps, f"{self.site}.mixed", attend(q, k, v, mask, edit, self.scale))
+            taps.keep(f"{self.site}.pattern", lambda: patterns(q, seen, edit, self.scale))
+        if len(seen) == 1 and len(seen[0].k) == len(q):
+            mixed = attend(q, *seen[0][1:], edit, self.scale)
+        else:
+            mixed = torch.zeros_like(q)
+            for rows, k, v, mask in seen:
+                mixed[rows] = attend(q[rows], k, v, mask, edit, self.scale)
+        mixed = tap(taps, f"{self.site}.mixed", mixed)
         return tap(taps, f"{self.site}.out", self.output(mixed.transpose(1, 2).flatten(2)))
 
     def split(self, x: Float[Tensor, "batch seq features"]) -> Float[Tensor, "batch heads seq d_head"]:
@@ -101,15 +114,18 @@ class CrossAttention(Attention):
     def forward(  # type: ignore[override]
         self, x: Float[Tensor, "batch seq d_model"], memory: Memory, taps: Taps | None = None
     ) -> Float[Tensor, "batch seq d_model"]:
-        if memory.kept is None or self.site not in memory.kept:
-            k, v = self.norm_k(self.split(self.k(memory.hidden))), self.split(self.v(memory.hidden))
-        else:
-            k, v = memory.kept[self.site]
-        if memory.kept is not None:
-            memory.kept[self.site] = k, v
         q = tap(taps, f"{self.site}.q", self.norm_q(self.split(self.q(x))))
-        k, v = tap(taps, f"{self.site}.k", k), tap(taps, f"{self.site}.v", v)
-        return self.mix(q, k, v, memory.mask, taps)
+        seen = [
+            Seen(rows, tap(taps, f"{self.site}.k", k), tap(taps, f"{self.site}.v", v), mask)
+            for rows, k, v, mask in memory.seen(self)
+        ]
+        return self.mix(q, seen, taps)
+
+    def project(
+        self, hidden: Float[Tensor, "batch keys d_model"]
+    ) -> tuple[Float[Tensor, "batch kv_heads keys d_head"], Float[Tensor, "batch kv_heads keys d_head"]]:
+        """The keys and values of an encoder's output."""
+        return self.norm_k(self.split(self.k(hidden))), self.split(self.v(hidden))
 
 
 def attend(
@@ -172,3 +188,12 @@ def pattern(
     scores = (q.float() @ k.float().transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scale is None else scale)
     weights = (scores + mask.added(k.shape[2], scores.dtype)).softmax(dim=-1)
     return weights if edit is None else edit(weights)
+
+
+def patterns(
+    q: Float[Tensor, "batch heads seq d_head"], seen: Sequence[Seen], edit: Edit | None, scale: float
+) -> Float[Tensor, "batch heads seq keys"]:
+    """The weights of all rows; of those that see fewer keys than others the rest are 0."""
+    found = [pattern(q[rows], k, mask, edit, scale) for rows, k, _, mask in seen]
+    widest = max(one.shape[-1] for one in found)
+    return found[0] if len(found) == 1 else torch.cat([F.pad(one, (0, widest - one.shape[-1])) for one in found])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.network.attention import LayerCache, Memory
+from pellucid.network.attention import Encoded, LayerCache, Memory
 from pellucid.network.config import ModelConfig
 from pellucid.network.layers import Embedding, Head
 from pellucid.network.masks import Mask
@@ -57,10 +57,10 @@ class EncoderDecoder(Network):
         self.check(taps)
         return self.decode(decoder_ids, self.read(ids, mask, taps), decoder_mask, taps)
 
-    def read(self, ids: Int[Tensor, "batch keys"], mask: Mask | None = None, taps: Taps | None = None) -> Memory:
+    def read(self, ids: Int[Tensor, "batch keys"], mask: Mask | None = None, taps: Taps | None = None) -> Encoded:
         """The text that the decoder will attend to."""
         mask = mask or Mask.for_everything(ids.shape[1], ids.device)
-        return Memory(self.encoder.encode(ids, mask, taps), mask)
+        return Encoded(self.encoder.encode(ids, mask, taps), mask)
 
     def decode(
         self,
