@@ -200,11 +200,35 @@ class TestGenerate:
 
     def test_every_option_reaches_the_sampling(self, model):
         plain = model.generate("Al", seed=1).tokens
-        for option in ({"temperature": 0.0}, {"temperature": 5.0}, {"top_k": 1}, {"top_p": 0.01}, {"min_p": 0.99}, {"seed": 2}):
+        for option in (
+            {"temperature": 0.0},
+            {"temperature": 5.0},
+            {"top_k": 1},
+            {"top_p": 0.01},
+            {"min_p": 0.99},
+            {"typical_p": 0.01},
+            {"seed": 2},
+        ):
             assert model.generate("Al", **{"seed": 1} | option).tokens != plain, option
         assert model.generate("Al", temperature=0).tokens == model.generate("Al", top_k=1).tokens
         repeated = model.generate("Al", temperature=0.0).tokens
         assert len(set(model.generate("Al", temperature=0.0, repetition_penalty=50.0).tokens)) > len(set(repeated))
+
+    def test_several_continuations_of_one_prompt_or_of_each(self, model):
+        three = model.generate("Al", n=3, seed=1, max_tokens=6)
+        assert three[0] == model.generate("Al", seed=1, max_tokens=6)
+        assert len({tuple(one.tokens) for one in three}) == 3
+        assert model.generate(["Al", "She"], n=3, seed=1, max_tokens=6)[0] == three
+
+    def test_log_probabilities_of_the_prompt_are_those_of_score(self, model):
+        ids = [model.tokenizer.end_of_text, *model.tokenizer.encode("Alice was")]
+        told = model.generate(ids, max_tokens=2, prompt_logprobs=True, top_logprobs=2)
+        assert told.prompt_logprobs == pytest.approx(model.score("Alice was").tolist(), abs=1e-4)
+        assert [len(top) for top in told.top_logprobs] == [2] * len(told.tokens)
+
+    def test_a_setting_that_there_is_not_is_an_error(self, model):
+        with pytest.raises(TypeError, match="temprature"):
+            model.generate("Al", temprature=2.0)
 
     def test_a_stream_is_the_text_in_pieces(self, model):
         for options in ({"seed": 4}, {"temperature": 0.0}, {"seed": 4, "stop": "e", "max_tokens": 9}):

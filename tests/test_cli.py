@@ -420,6 +420,13 @@ class TestGenerate:
         assert (code, json.loads(out)["tokens"], json.loads(out)["text"]) == (0, made.tokens, made.text)
         assert set(json.loads(out)) == {"text", "tokens", "logprobs", "finish_reason"}
 
+    def test_several_continuations_are_those_of_python(self, cli, finished):
+        made = pellucid.load(finished[1]).generate("Al", n=3, seed=2, max_tokens=4, logit_bias={7: 1.5})
+        assert len({one.text for one in made}) == 3
+        words = ("generate", finished[1], "Al", "--n", 3, "--seed", 2, "--max-tokens", 4, "--logit-bias", 7, 1.5)
+        assert cli(*words)[1] == "\n---\n".join("Al" + one.text for one in made) + "\n"
+        assert [one["tokens"] for one in json.loads(cli(*words, "--json")[1])] == [one.tokens for one in made]
+
     def test_the_prompt_may_come_from_standard_input(self, cli, finished, monkeypatch):
         import io
 
@@ -438,12 +445,16 @@ class TestGenerate:
             (["--top-p", "0"], "top_p must be above 0 and at most 1, not 0.0"),
             (["--min-p", "2"], "min_p must be from 0 to 1, not 2.0"),
             (["--repetition-penalty", "0"], "repetition_penalty must be above 0, not 0.0"),
+            (["--typical-p", "0"], "typical_p must be above 0 and at most 1, not 0.0"),
+            (["--presence-penalty", "nan"], "presence_penalty must be a finite number, not nan"),
+            (["--logit-bias", "999999", "1"], "token id 999999 is not in the vocabulary of 52"),
+            (["--n", "0"], "there must be at least 1 choice, not 0"),
             (["--seed", "-1"], "seed must be from 0 to 2^63 - 1, not -1"),
             (["--max-tokens", "0"], "max_tokens must be at least 1, not 0"),
             (["--stop", ""], "a stop string is empty, which would end every text at once; leave it out"),
             (
                 ["--temperature", "0", "--top-k", "3"],
-                "top_k, top_p and min_p have no effect at temperature 0; leave them out or raise the temperature",
+                "top_k, top_p, min_p and typical_p have no effect at temperature 0; leave them out or raise the temperature",
             ),
             (
                 ["--max-tokens", "100"],

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -27,7 +27,7 @@ from pellucid.evaluation.perplexity import Perplexity, perplexity
 from pellucid.evaluation.predict import TOKENS, Prediction, known_temperature, predict_texts
 from pellucid.finetuning import teach
 from pellucid.generation import generate as writing
-from pellucid.generation.sampling import Sampling
+from pellucid.generation.settings import Sampling, SamplingFields
 from pellucid.generation.text import Generation
 from pellucid.loading import Dtype, end_ids, open_model, special_ids
 from pellucid.network.config import ModelConfig
@@ -101,52 +101,54 @@ class Model:
         prompt: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]],
         *,
         max_tokens: int | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        seed: int = 0,
         stop: str | Sequence[str] = (),
+        n: int = 1,
+        top_logprobs: int = 0,
+        prompt_logprobs: bool = False,
         beams: int = 1,
         length_penalty: float = 1.0,
+        **sampling: Unpack[SamplingFields],
     ) -> Any:
         """Continue a text, token ids, or a list of either. One prompt gives one `Generation`, a list gives a list of them.
 
-        `beams` above 1 search for the likeliest continuation instead of drawing one: the one of the highest sum of
-        log-probabilities, divided by its length to the power of `length_penalty`.
+        `sampling` are the settings of `Sampling`: temperature, top_k, seed ... The same seed writes the same text, alone or in
+        a list. With `n` above 1 a prompt gives a list of so many. `top_logprobs` tells the likeliest tokens at each place,
+        `prompt_logprobs` how likely the prompt is. `beams` above 1 search for the likeliest continuation instead of drawing
+        one: the one of the highest sum of log-probabilities, divided by its length to the power of `length_penalty`.
         """
-        sampling = Sampling(
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, seed=seed
-        )
         prompt = prompt.tolist() if hasattr(prompt, "tolist") else prompt  # a tensor or an array of ids
         one = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int))
         prompts: Any = [prompt] if one else prompt
-        options: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop, "beams": beams, "length_penalty": length_penalty}
-        done = writing.generate(self.network, self.tokenizer, prompts, sampling=sampling, ends=self.ends, **options)
-        return done[0] if one else done
+        done = writing.generate(
+            self.network,
+            self.tokenizer,
+            prompts,
+            max_tokens=max_tokens,
+            sampling=Sampling.of(sampling),
+            stop=stop,
+            ends=self.ends,
+            choices=n,
+            top_logprobs=top_logprobs,
+            prompt_logprobs=prompt_logprobs,
+            beams=beams,
+            length_penalty=length_penalty,
+        )
+        found: list[Any] = done if n == 1 else [done[at : at + n] for at in range(0, len(done), n)]
+        return found[0] if one else found
 
     def stream(
         self,
         prompt: str,
         *,
         max_tokens: int | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        seed: int = 0,
         stop: str | Sequence[str] = (),
         beams: int = 1,
         length_penalty: float = 1.0,
+        **sampling: Unpack[SamplingFields],
     ) -> Iterator[str]:
         """Continue a text, piece by piece; takes the options of `generate`. With `beams` the text is one piece."""
-        sampling = Sampling(
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty, seed=seed
-        )
         options: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop, "beams": beams, "length_penalty": length_penalty}
-        return writing.stream(self.network, self.tokenizer, prompt, sampling=sampling, ends=self.ends, **options)
+        return writing.stream(self.network, self.tokenizer, prompt, sampling=Sampling.of(sampling), ends=self.ends, **options)
 
     def chat(self, messages: str | Sequence[Message], **options: Any) -> Generation:
         """What the assistant answers: to one message of a user, or to a conversation of messages with `role` and `content`.

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 from pydantic import ValidationError
@@ -23,9 +23,13 @@ from pellucid.cli_shared import STDIN, USUAL, ReadingOptions, dashes, merge, sho
 from pellucid.cli_tokenizer import tokenizer
 from pellucid.core.errors import PellucidError
 from pellucid.core.progress import console
+from pellucid.generation.settings import Sampling
 from pellucid.training.finetune_recipe import FinetuneRecipe
 from pellucid.training.recipe import LENGTHS, Recipe
 from pellucid.training.settings import explain
+
+if TYPE_CHECKING:
+    from pellucid.api import Model
 
 app = App(
     name="pellucid",
@@ -41,10 +45,14 @@ app.command(tokenizer)
 app.command(evaluate)
 app.command(adapter)
 
+TOLD = ("text", "tokens", "logprobs", "finish_reason")  # of what was written, as JSON
 RECIPES = {recipe.__name__: recipe for recipe in (Recipe, FinetuneRecipe)}
 
 Fields = Annotated[
     Recipe, Parameter(name="*", group=Group("Recipe", help="Any field of a recipe, by its dotted name.", sort_key=9))
+]
+SamplingOptions = Annotated[
+    Sampling, Parameter(name="*", group=Group("Sampling, in the order in which it applies", sort_key=8))
 ]
 
 
@@ -203,16 +211,12 @@ def generate(
     prompt: str = "",
     *,
     max_tokens: int | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    seed: int = 0,
     stop: list[str] | None = None,
+    n: int = 1,
     beams: int = 1,
     chat: bool = False,
     json: bool = False,
+    sampling: SamplingOptions = Sampling(),  # noqa: B008 - frozen
 ) -> None:
     """Continue a text, or answer it.
 
@@ -224,20 +228,10 @@ def generate(
         the text to continue; - reads it from standard input; without it a document begins
     max_tokens
         most tokens to write; without it up to the end of the context
-    temperature
-        0 takes the likeliest token; below 1 is safer, above 1 wilder
-    top_k
-        choose among the k likeliest tokens
-    top_p
-        choose among the likeliest tokens that together have this probability
-    min_p
-        choose among tokens at least this share as likely as the likeliest
-    repetition_penalty
-        above 1, tokens already in the text become less likely
-    seed
-        the same seed writes the same text
     stop
         end before this string; may be given several times
+    n
+        how many continuations to write, each drawn anew
     beams
         above 1, search for the likeliest text, so many at a time, instead of drawing one
     chat
@@ -248,21 +242,28 @@ def generate(
     from pellucid import api
 
     text = sys.stdin.read() if prompt == STDIN else prompt
-    sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    sampling |= {"repetition_penalty": repetition_penalty, "seed": seed, "beams": beams}
     loaded = api.load(model)
-    if chat:
-        answer = loaded.chat(text, max_tokens=max_tokens, stop=stop or (), **sampling)
-        return show_json(asdict(answer)) if json else print(answer.text)
-    if json:
-        return show_json(asdict(loaded.generate(text, max_tokens=max_tokens, stop=stop or (), **sampling)))
-    pieces = loaded.stream(text, max_tokens=max_tokens, stop=stop or (), **sampling)
+    options: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop or (), "beams": beams}
+    options |= vars(sampling) | {"logit_bias": dict(sampling.logit_bias)}
+    if chat or json or n != 1:
+        made = loaded.chat(text, n=n, **options) if chat else loaded.generate(text, n=n, **options)
+        several = made if isinstance(made, list) else [made]
+        if json:
+            shown = [{name: getattr(one, name) for name in TOLD} for one in several]
+            return show_json(shown if n > 1 else shown[0])
+        before = text if follows(loaded) and not chat else ""
+        return print("\n---\n".join(before + one.text for one in several))
+    pieces = loaded.stream(text, **options)
     first = next(pieces, "")  # errors come before the prompt is printed
-    answers = loaded.config.architecture == "encoder-decoder"  # what it writes does not follow the prompt
-    print(first if answers else text + first, end="", flush=True)
+    print(text + first if follows(loaded) else first, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
+
+
+def follows(model: Model) -> bool:
+    """Whether what a model writes goes on with the prompt; an encoder-decoder's does not."""
+    return model.config.architecture != "encoder-decoder"
 
 
 @app.command

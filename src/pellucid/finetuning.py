@@ -17,7 +17,7 @@ from pellucid.evaluation.labelled import grade_rows
 from pellucid.evaluation.predict import keep_temperature
 from pellucid.evaluation.spread import Spread
 from pellucid.generation import generate as writing
-from pellucid.generation.sampling import Sampling
+from pellucid.generation.settings import Sampling
 from pellucid.loading import find_model, open_model, special_ids
 from pellucid.network.adapters import adapted
 from pellucid.network.network import Network

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from pellucid.core.errors import ConfigError
 from pellucid.generation.beam import search
 from pellucid.generation.generate import generate
-from pellucid.generation.sampling import Sampling
+from pellucid.generation.settings import Sampling
 from pellucid.network.families import FAMILIES
 from pellucid.network.weights import save_network
 from pellucid.text.tokenizer import Tokenizer

@@ -12,7 +12,7 @@ from pellucid import api
 from pellucid.core.errors import ConfigError, ModelError
 from pellucid.generation import decoding
 from pellucid.generation.generate import generate, stream
-from pellucid.generation.sampling import Sampling
+from pellucid.generation.settings import Sampling
 from pellucid.generation.slots import Slots
 from pellucid.network.families import FAMILIES
 from pellucid.network.weights import load_network

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pellucid.generation.decoding import TILE
 from pellucid.generation.engine import Engine
 from pellucid.generation.generate import requested
-from pellucid.generation.sampling import Sampling
+from pellucid.generation.settings import Sampling
 from pellucid.generation.text import Text
 from pellucid.network.families import FAMILIES
 from pellucid.text.tokenizer import Tokenizer

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from pellucid import api
 from pellucid.core.errors import ConfigError, ModelError, TokenizerError
 from pellucid.generation.generate import generate, stream
-from pellucid.generation.sampling import Sampling
+from pellucid.generation.settings import Sampling
 from pellucid.generation.text import Generation
 from pellucid.network.weights import save_network
 from pellucid.text.tokenizer import Tokenizer

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pellucid.generation.generate import generate, stream
-from pellucid.generation.sampling import Sampling
+from pellucid.generation.settings import Sampling
 from pellucid.generation.text import Request, Text
 from pellucid.text.tokenizer import Tokenizer
 

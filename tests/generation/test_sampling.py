@@ -18,7 +18,8 @@ from transformers import (
 
 from pellucid.core.errors import ConfigError
 from pellucid.generation import sampling
-from pellucid.generation.sampling import Draw, Sampling, adjusted, choose, distribution, uniform
+from pellucid.generation.sampling import Draw, adjusted, choose, distribution, uniform
+from pellucid.generation.settings import Sampling
 
 VOCAB = 40
 
@@ -150,9 +151,57 @@ def test_a_penalty_counts_at_temperature_zero_too():
     assert logits.tolist() == [[3.0, 2.0, -1.0, -2.0]]  # not changed in place
 
 
+@given(
+    written=st.lists(st.integers(0, VOCAB - 1), max_size=12),
+    presence=st.floats(-2, 2),
+    frequency=st.floats(-2, 2),
+    bias=st.dictionaries(st.integers(0, VOCAB - 1), st.floats(-100, 100), max_size=4),
+)
+def test_penalties_and_biases_are_those_of_openais_interface(written, presence, frequency, bias):
+    """mu[j] - c[j] * frequency - (c[j] > 0) * presence, c over what is written, not over the prompt."""
+    asked = Sampling.of({"presence_penalty": presence, "frequency_penalty": frequency, "logit_bias": bias})
+    [logits] = some_logits(3, batch=1)
+    expected = [
+        float(logits[j]) - written.count(j) * frequency - (j in written) * presence + bias.get(j, 0.0) for j in range(VOCAB)
+    ]
+    found = adjusted(logits, Draw(sampling=asked, read=[0, 1, 2, *written], written=written))
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_a_banned_token_is_never_drawn_and_a_wanted_one_always():
+    logits = some_logits(4, batch=1)
+    likeliest = int(logits.argmax())
+    for seed in range(30):
+        banned = Draw(sampling=Sampling.of({"seed": seed, "logit_bias": {likeliest: -100}}))
+        wanted = Draw(sampling=Sampling.of({"seed": seed, "logit_bias": {7: 100}}))
+        assert int(choose(logits, [banned])) != likeliest
+        assert int(choose(logits, [wanted])) == 7
+
+
+def test_texts_with_settings_of_their_own_draw_as_if_alone():
+    logits = some_logits(6, batch=5)
+    draws = [
+        Draw(sampling=Sampling(seed=3)),
+        Draw(sampling=Sampling(temperature=0.0)),
+        Draw(sampling=Sampling(seed=3, top_p=0.5), written=[4]),
+        Draw(sampling=Sampling(seed=9, repetition_penalty=2.0), read=[1, 2]),
+        Draw(sampling=Sampling(seed=3), choice=1),
+    ]
+    alone = [int(choose(logits[row : row + 1], [draw])) for row, draw in enumerate(draws)]
+    assert choose(logits, draws).tolist() == alone
+    assert choose(logits[[4, 2, 0, 1, 3]], [draws[n] for n in (4, 2, 0, 1, 3)]).tolist() == [alone[n] for n in (4, 2, 0, 1, 3)]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"presence_penalty": math.inf}, "presence_penalty must be a finite number, not inf"),
+        ({"frequency_penalty": math.nan}, "frequency_penalty must be a finite number, not nan"),
+        ({"typical_p": 0.0}, "typical_p must be above 0 and at most 1, not 0.0"),
+        (
+            {"logit_bias": ((3, -math.inf),)},
+            "the logit_bias of token 3 must be a finite number, not -inf; -100 is enough to ban it",
+        ),
         ({"temperature": -0.1}, "temperature must be 0 or more, not -0.1"),
         ({"temperature": math.nan}, "temperature must be 0 or more, not nan"),
         ({"temperature": math.inf}, "temperature must be 0 or more, not inf"),

@@ -10,7 +10,7 @@ from pellucid import api
 from pellucid.core.errors import ConfigError, ModelError
 from pellucid.generation.decoding import Recurring, Rereading, advance_all, begin_decoding, read_all
 from pellucid.generation.generate import generate, stream
-from pellucid.generation.sampling import Sampling
+from pellucid.generation.settings import Sampling
 from pellucid.network.families import FAMILIES
 from pellucid.text.tokenizer import Tokenizer
 

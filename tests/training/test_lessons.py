@@ -13,7 +13,7 @@ from pellucid.core.errors import ConfigError, CorpusError
 from pellucid.core.progress import Silent
 from pellucid.evaluation.predict import word_tags
 from pellucid.generation.generate import generate
-from pellucid.generation.sampling import Sampling
+from pellucid.generation.settings import Sampling
 from pellucid.loading import open_model
 from pellucid.network.config import ModelConfig
 from pellucid.text.batches import IGNORED

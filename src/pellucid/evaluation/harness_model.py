@@ -9,7 +9,7 @@ from pellucid.core.errors import ConfigError, ModelError
 from pellucid.core.progress import Progress
 from pellucid.evaluation.likelihood import Pair, likelihoods
 from pellucid.generation import generate as writing
-from pellucid.generation.sampling import Sampling
+from pellucid.generation.settings import Sampling
 from pellucid.network.network import Network
 from pellucid.text.tokenizer import Tokenizer
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pellucid.core.errors import ConfigError, ModelError
 from pellucid.generation.beam import search
 from pellucid.generation.engine import Engine
-from pellucid.generation.sampling import Sampling
+from pellucid.generation.settings import Sampling
 from pellucid.generation.text import Generation, Request, Text
 from pellucid.network.network import Network
 from pellucid.text.tokenizer import Tokenizer
@@ -120,7 +120,7 @@ def requested(
 ) -> Request:
     """A request that this network can fulfil."""
     vocabulary, apart = network.config.vocab_size, network.config.architecture == "encoder-decoder"
-    check_ids(sampling.logit_bias, vocabulary)
+    check_ids((id for id, _ in sampling.logit_bias), vocabulary)
     if not 0 <= top_logprobs <= vocabulary:
         raise ConfigError(f"top_logprobs must be from 0 to the vocabulary's {vocabulary:,}, not {top_logprobs}")
     if apart and prompt_logprobs:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,54 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pellucid.core.errors import ConfigError
-
-FILTERS = ("top_k", "top_p", "min_p", "typical_p")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the next token is chosen. Settings apply in the order of the fields; `temperature` 0 takes the likeliest token."""
-
-    repetition_penalty: float = 1.0  # above 1: logits of tokens already seen shrink (Keskar et al., 2019)
-    presence_penalty: float = 0.0  # is subtracted from the logits of tokens already written
-    frequency_penalty: float = 0.0  # is subtracted as often as they were written
-    logit_bias: Mapping[int, float] = field(default_factory=dict)  # is added to the logits of some tokens
-    temperature: float = 1.0
-    top_k: int | None = None  # keep the k likeliest
-    top_p: float = 1.0  # keep the likeliest that together have this probability (Holtzman et al., 2020)
-    min_p: float = 0.0  # keep those at least this share of the likeliest (Nguyen et al., 2024)
-    typical_p: float = 1.0  # keep those of the most usual surprise that together have this probability (Meister et al., 2023)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ConfigError(f"temperature must be 0 or more, not {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ConfigError(f"top_k must be at least 1, not {self.top_k}")
-        for name in ("top_p", "typical_p"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must be above 0 and at most 1, not {getattr(self, name)}")
-        if not 0 <= self.min_p <= 1:
-            raise ConfigError(f"min_p must be from 0 to 1, not {self.min_p}")
-        if not 0 < self.repetition_penalty < float("inf"):
-            raise ConfigError(f"repetition_penalty must be above 0, not {self.repetition_penalty}")
-        for name in ("presence_penalty", "frequency_penalty"):
-            if not math.isfinite(getattr(self, name)):
-                raise ConfigError(f"{name} must be a finite number, not {getattr(self, name)}")
-        for id, bias in self.logit_bias.items():
-            if not math.isfinite(bias):
-                raise ConfigError(f"the logit_bias of token {id} must be a finite number, not {bias}; -100 is enough to ban it")
-        if not 0 <= self.seed < 2**63:
-            raise ConfigError(f"seed must be from 0 to 2^63 - 1, not {self.seed}")
-        if self.temperature == 0 and self.filters != (None, 1.0, 0.0, 1.0):
-            raise ConfigError(
-                "top_k, top_p, min_p and typical_p have no effect at temperature 0; leave them out or raise the temperature"
-            )
-
-    @property
-    def filters(self) -> tuple[int | None, float, float, float]:
-        return self.top_k, self.top_p, self.min_p, self.typical_p
+from pellucid.generation.settings import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +69,8 @@ def adjusted(logits: Float[Tensor, " vocab"], draw: Draw) -> Float[Tensor, " voc
         less = [asked.presence_penalty + asked.frequency_penalty * count for count in counts.values()]
         logits[torch.tensor([*counts], device=logits.device)] -= torch.tensor(less, device=logits.device)
     if asked.logit_bias:
-        biased = torch.tensor([*asked.logit_bias], device=logits.device)
-        logits[biased] += torch.tensor([*asked.logit_bias.values()], dtype=logits.dtype, device=logits.device)
+        ids, biases = (torch.tensor(each, device=logits.device) for each in zip(*asked.logit_bias, strict=True))
+        logits = logits.index_add(0, ids, biases.to(logits.dtype))
     return logits
 
 

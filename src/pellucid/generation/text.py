@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pellucid.generation.sampling import Draw, Sampling
+from pellucid.generation.sampling import Draw
+from pellucid.generation.settings import Sampling
 from pellucid.text.tokenizer import Tokenizer
 
 
