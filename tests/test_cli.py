@@ -427,6 +427,21 @@ class TestGenerate:
         assert cli(*words)[1] == "\n---\n".join("Al" + one.text for one in made) + "\n"
         assert [one["tokens"] for one in json.loads(cli(*words, "--json")[1])] == [one.tokens for one in made]
 
+    def test_the_text_can_be_held_to_a_form(self, cli, finished, tmp_path):
+        (tmp_path / "schema.json").write_text('{"enum": ["on", "off"]}', encoding="utf-8")
+        run = finished[1]
+        tokens = {*pellucid.load(run).tokenizer.backend.get_vocab()}
+        assert {'"', "o", "n", "f"} <= tokens
+        made = [json.loads(cli("generate", run, "Al", "--schema", tmp_path / "schema.json", "--json")[1])["text"]]
+        made.append(json.loads(cli("generate", run, "Al", "--regex", '"(on|off)"', "--json")[1])["text"])
+        assert {*made} <= {'"on"', '"off"'}
+        assert cli("generate", run, "Al", "--choices", "on", "--choices", "off")[1] in ("Alon\n", "Aloff\n")
+
+    def test_a_schema_that_cannot_be_read_is_said(self, cli, finished, tmp_path):
+        code, _, err = cli("generate", finished[1], "Al", "--schema", tmp_path / "none.json")
+        assert (code, err.startswith(f"pellucid: {tmp_path / 'none.json'} cannot be read (")) == (2, True)
+        assert err.endswith("; give --schema a file with a JSON schema\n")
+
     def test_the_prompt_may_come_from_standard_input(self, cli, finished, monkeypatch):
         import io
 
@@ -448,7 +463,7 @@ class TestGenerate:
             (["--typical-p", "0"], "typical_p must be above 0 and at most 1, not 0.0"),
             (["--presence-penalty", "nan"], "presence_penalty must be a finite number, not nan"),
             (["--logit-bias", "999999", "1"], "token id 999999 is not in the vocabulary of 52"),
-            (["--n", "0"], "there must be at least 1 choice, not 0"),
+            (["--n", "0"], "n must be at least 1, not 0"),
             (["--seed", "-1"], "seed must be from 0 to 2^63 - 1, not -1"),
             (["--max-tokens", "0"], "max_tokens must be at least 1, not 0"),
             (["--stop", ""], "a stop string is empty, which would end every text at once; leave it out"),

@@ -27,6 +27,7 @@ from pellucid.evaluation.perplexity import Perplexity, perplexity
 from pellucid.evaluation.predict import TOKENS, Prediction, known_temperature, predict_texts
 from pellucid.finetuning import teach
 from pellucid.generation import generate as writing
+from pellucid.generation.constrain import Constraint
 from pellucid.generation.settings import Sampling, SamplingFields
 from pellucid.generation.text import Generation
 from pellucid.loading import Dtype, end_ids, open_model, special_ids
@@ -105,6 +106,9 @@ class Model:
         n: int = 1,
         top_logprobs: int = 0,
         prompt_logprobs: bool = False,
+        schema: dict[str, Any] | str | None = None,
+        regex: str | None = None,
+        choices: Sequence[str] | None = None,
         beams: int = 1,
         length_penalty: float = 1.0,
         **sampling: Unpack[SamplingFields],
@@ -113,8 +117,11 @@ class Model:
 
         `sampling` are the settings of `Sampling`: temperature, top_k, seed ... The same seed writes the same text, alone or in
         a list. With `n` above 1 a prompt gives a list of so many. `top_logprobs` tells the likeliest tokens at each place,
-        `prompt_logprobs` how likely the prompt is. `beams` above 1 search for the likeliest continuation instead of drawing
-        one: the one of the highest sum of log-probabilities, divided by its length to the power of `length_penalty`.
+        `prompt_logprobs` how likely the prompt is.
+        With a `schema`, a `regex` or `choices` the text is JSON of that schema, matches, or is one of them, unless `max_tokens`
+        end it before.
+        `beams` above 1 search for the likeliest continuation instead of drawing one: the one of the highest sum of
+        log-probabilities, divided by its length to the power of `length_penalty`.
         """
         prompt = prompt.tolist() if hasattr(prompt, "tolist") else prompt  # a tensor or an array of ids
         one = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], int))
@@ -127,9 +134,10 @@ class Model:
             sampling=Sampling.of(sampling),
             stop=stop,
             ends=self.ends,
-            choices=n,
+            n=n,
             top_logprobs=top_logprobs,
             prompt_logprobs=prompt_logprobs,
+            constraint=Constraint.of(schema, regex, choices),
             beams=beams,
             length_penalty=length_penalty,
         )
@@ -142,12 +150,16 @@ class Model:
         *,
         max_tokens: int | None = None,
         stop: str | Sequence[str] = (),
+        schema: dict[str, Any] | str | None = None,
+        regex: str | None = None,
+        choices: Sequence[str] | None = None,
         beams: int = 1,
         length_penalty: float = 1.0,
         **sampling: Unpack[SamplingFields],
     ) -> Iterator[str]:
         """Continue a text, piece by piece; takes the options of `generate`. With `beams` the text is one piece."""
         options: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop, "beams": beams, "length_penalty": length_penalty}
+        options["constraint"] = Constraint.of(schema, regex, choices)
         return writing.stream(self.network, self.tokenizer, prompt, sampling=Sampling.of(sampling), ends=self.ends, **options)
 
     def chat(self, messages: str | Sequence[Message], **options: Any) -> Generation:

@@ -21,7 +21,7 @@ from pellucid.cli_finetune import finetune
 from pellucid.cli_predict import predict
 from pellucid.cli_shared import STDIN, USUAL, ReadingOptions, dashes, merge, show_json, show_table, with_dashes
 from pellucid.cli_tokenizer import tokenizer
-from pellucid.core.errors import PellucidError
+from pellucid.core.errors import ConfigError, PellucidError
 from pellucid.core.progress import console
 from pellucid.generation.settings import Sampling
 from pellucid.training.finetune_recipe import FinetuneRecipe
@@ -213,6 +213,9 @@ def generate(
     max_tokens: int | None = None,
     stop: list[str] | None = None,
     n: int = 1,
+    schema: Path | None = None,
+    regex: str | None = None,
+    choices: Annotated[list[str] | None, Parameter(negative=())] = None,
     beams: int = 1,
     chat: bool = False,
     json: bool = False,
@@ -232,6 +235,12 @@ def generate(
         end before this string; may be given several times
     n
         how many continuations to write, each drawn anew
+    schema
+        a file with a JSON schema: the text is JSON that is valid under it
+    regex
+        the text matches this regular expression
+    choices
+        the text is one of these; give the option once for each
     beams
         above 1, search for the likeliest text, so many at a time, instead of drawing one
     chat
@@ -244,6 +253,7 @@ def generate(
     text = sys.stdin.read() if prompt == STDIN else prompt
     loaded = api.load(model)
     options: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop or (), "beams": beams}
+    options |= {"schema": None if schema is None else read_schema(schema), "regex": regex, "choices": choices}
     options |= vars(sampling) | {"logit_bias": dict(sampling.logit_bias)}
     if chat or json or n != 1:
         made = loaded.chat(text, n=n, **options) if chat else loaded.generate(text, n=n, **options)
@@ -259,6 +269,14 @@ def generate(
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
+
+
+def read_schema(path: Path) -> str:
+    """The JSON schema in a file."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); give --schema a file with a JSON schema") from None
 
 
 def follows(model: Model) -> bool:

@@ -15,7 +15,9 @@ CHINESE = "明月几时有，把酒问青天。不知天上宫阙，今夕是何
 
 def begun(tokenizer, stop=(), most=100):
     """A text of which nothing is written yet."""
-    return Text(Request(prompt=[0], max_tokens=most, sampling=Sampling(), stop=stop), tokenizer)
+    return Text(
+        Request(prompt=[0], vocabulary=tokenizer.vocab_size, max_tokens=most, sampling=Sampling(), stop=stop), tokenizer
+    )
 
 
 @pytest.fixture(scope="module")

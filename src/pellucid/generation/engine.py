@@ -138,6 +138,8 @@ class Engine:
         logits = scores_of(self.network, hidden, self.decoding.rows)
         logprobs = logits.log_softmax(dim=-1)
         logits[:, self.known :] = -torch.inf
+        for row, place in zip(logits, places, strict=True):
+            place.text.restrict(row)
         chosen = choose(logits, [place.text.draw for place in places])
         own = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
         for place, row, token, logprob in zip(places, logprobs, chosen.tolist(), own, strict=True):
@@ -145,7 +147,8 @@ class Engine:
             if count:
                 best = row.topk(count)
                 top = dict(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-            place.text.take(token, logprob, top)
+            if not place.text.finish_reason:
+                place.text.take(token, logprob, top)
             if place.text.finish_reason:
                 self.release(place)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pellucid.core.errors import ConfigError, ModelError
 from pellucid.generation.beam import search
+from pellucid.generation.constrain import Constraint
 from pellucid.generation.engine import Engine
 from pellucid.generation.settings import Sampling
 from pellucid.generation.text import Generation, Request, Text
@@ -27,29 +28,30 @@ def generate(
     beams: int = 1,
     length_penalty: float = 1.0,
     ends: frozenset[int] = frozenset(),
-    choices: int = 1,
+    n: int = 1,
     top_logprobs: int = 0,
     prompt_logprobs: bool = False,
+    constraint: Constraint | None = None,
 ) -> list[Generation]:
     """Continue every prompt (text or token ids) by at most `max_tokens` tokens (None: up to the context's end).
 
     An encoder-decoder reads the prompt and writes a text about it. The same prompt and seed give the same tokens alone or in a
-    batch. With `beams`, the likeliest continuation that beam search finds; nothing is drawn then. With several `choices` each
-    prompt has so many continuations, one behind the other.
+    batch. With `beams`, the likeliest continuation that beam search finds; nothing is drawn then. Each prompt
+    has `n` continuations, one behind the other, and all of them are what `constraint` says that they must be.
     A text ends at the tokenizer's end of text, or at one of `ends`.
     Raises `ConfigError` when a prompt and its continuation do not fit into the context.
     """
     asked = sampling or Sampling()
-    check_search(beams, length_penalty, asked, choices, top_logprobs or prompt_logprobs)
+    check_search(beams, length_penalty, asked, n, alone=bool(top_logprobs or prompt_logprobs or constraint))
     requests = [
         requested(
             network, tokenizer, prompt, max_tokens, asked, stop, ends, choice,
             top_logprobs=top_logprobs, prompt_logprobs=prompt_logprobs,
         )
         for prompt in prompts
-        for choice in range(choices)
+        for choice in range(n)
     ]  # fmt: skip
-    texts = [Text(request, tokenizer) for request in requests]
+    texts = [Text(request, tokenizer, constraint) for request in requests]
     if beams > 1:
         for text in texts:
             searched(network, text, beams, length_penalty)
@@ -73,15 +75,16 @@ def stream(
     beams: int = 1,
     length_penalty: float = 1.0,
     ends: frozenset[int] = frozenset(),
+    constraint: Constraint | None = None,
 ) -> Iterator[str]:
     """Continue one prompt, piece by piece as the text becomes certain; the pieces add up to `generate`'s text.
 
     With `beams` nothing is certain before the search ends, so that the text is one piece.
     """
     asked = sampling or Sampling()
-    check_search(beams, length_penalty, asked)
+    check_search(beams, length_penalty, asked, alone=constraint is not None)
     request = requested(network, tokenizer, prompt, max_tokens, asked, stop, ends)
-    text = Text(request, tokenizer)
+    text = Text(request, tokenizer, constraint)
     if beams > 1:
         searched(network, text, beams, length_penalty)
     else:
@@ -91,6 +94,8 @@ def stream(
             engine.step()
             if piece := text.news():
                 yield piece
+    if text.error is not None:
+        raise text.error
     if piece := text.news():
         yield piece
 
@@ -128,6 +133,7 @@ def requested(
     ids = encode(network, tokenizer, prompt)
     return Request(
         prompt=ids,
+        vocabulary=vocabulary,
         max_tokens=room(network, len(ids), max_tokens),
         sampling=sampling,
         stop=check_stop(stop),
@@ -188,19 +194,19 @@ def room(network: Network, length: int, max_tokens: int | None) -> int:
     return max_tokens or context - before
 
 
-def check_search(beams: int, length_penalty: float, sampling: Sampling, choices: int = 1, logprobs: int | bool = False) -> None:
+def check_search(beams: int, length_penalty: float, sampling: Sampling, n: int = 1, *, alone: bool = False) -> None:
     """Refuse what has no effect with, or without, beams."""
     if beams < 1:
         raise ConfigError(f"beams must be at least 1, not {beams}")
-    if choices < 1:
-        raise ConfigError(f"there must be at least 1 choice, not {choices}")
+    if n < 1:
+        raise ConfigError(f"n must be at least 1, not {n}")
     if beams == 1 and length_penalty != 1:
         raise ConfigError(f"length_penalty {length_penalty} has no effect without beams; leave it out, or give 2 beams or more")
     if beams > 1 and sampling not in (Sampling(), Sampling(temperature=0)):
         raise ConfigError("beam search draws nothing, so sampling options have no effect with beams; leave them out")
-    if beams > 1 and (choices > 1 or logprobs):
+    if beams > 1 and (n > 1 or alone):
         raise ConfigError(
-            "beam search gives one text and its own log-probabilities; leave choices, top_logprobs and prompt_logprobs out"
+            "beam search gives the one likeliest text; leave out n, log-probabilities and what it must be, or beams"
         )
 
 

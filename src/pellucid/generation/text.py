@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pellucid.core.errors import ModelError, PellucidError
+from pellucid.generation.constrain import Constraint, Matcher
 from pellucid.generation.sampling import Draw
 from pellucid.generation.settings import Sampling
 from pellucid.text.tokenizer import Tokenizer
@@ -17,7 +23,7 @@ class Generation:
     text: str
     tokens: list[int]
     logprobs: list[float]  # of each token, under the model itself: before penalty, temperature and filters
-    finish_reason: str  # "stop": an end of text or a stop string; "length": max_tokens
+    finish_reason: str  # "stop": an end of text, a stop string or the end of what it must be; "length": max_tokens
     top_logprobs: list[dict[int, float]] = field(default_factory=list)  # the likeliest tokens at each place, if asked for
     prompt_logprobs: list[float] | None = None  # of each token of the prompt but the first, if asked for
 
@@ -27,6 +33,7 @@ class Request:
     """A prompt and how to go on with it."""
 
     prompt: list[int]
+    vocabulary: int  # of the network
     max_tokens: int
     sampling: Sampling
     stop: Sequence[str] = ()  # strings before which the text ends
@@ -45,11 +52,12 @@ class Request:
 class Text:
     """What is written of a request."""
 
-    def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
+    def __init__(self, request: Request, tokenizer: Tokenizer, constraint: Constraint | None = None) -> None:
         self.request = request
         self.ends = request.ends if tokenizer.end_of_text is None else request.ends | {tokenizer.end_of_text}
         # what answers another text does not go on with it
         self.decoder = tokenizer.stream(special=request.apart, after=() if request.apart else request.prompt)
+        self.matcher = None if constraint is None else Matcher(constraint, tokenizer, request.vocabulary, self.ends)
         self.tokens: list[int] = []
         self.logprobs: list[float] = []
         self.top_logprobs: list[dict[int, float]] = []
@@ -57,6 +65,7 @@ class Text:
         self.text = ""
         self.told = 0  # characters of the text already given out by `news`
         self.finish_reason = ""
+        self.error: PellucidError | None = None  # why it failed, if it did
         self.cached = 0  # tokens of the prompt that were remembered
 
     @property
@@ -75,8 +84,29 @@ class Text:
         if top is not None:
             self.top_logprobs.append(top)
         self.text += self.decoder.push(token)
-        if not self.cut() and len(self.tokens) == self.request.max_tokens:
+        if self.cut():
+            return None
+        try:
+            if self.matcher is not None:
+                self.matcher.take(token)
+        except ModelError as error:
+            return self.fail(error)
+        if self.matcher is not None and self.matcher.ended:
+            self.finish("stop")
+        elif len(self.tokens) == self.request.max_tokens:
             self.finish("length")
+
+    def restrict(self, logits: Float[Tensor, " vocab"]) -> None:
+        """Make impossible, in place, what may not come next."""
+        if self.matcher is not None:
+            try:
+                logits.masked_fill_(~self.matcher.allowed().to(logits.device), -torch.inf)
+            except ModelError as error:
+                self.fail(error)
+
+    def fail(self, error: PellucidError) -> None:
+        """End a text that cannot go on, which is no concern of the others."""
+        self.error, self.finish_reason = error, "error"
 
     def finish(self, reason: str) -> None:
         self.text += self.decoder.finish()
@@ -101,6 +131,9 @@ class Text:
         return new
 
     def result(self) -> Generation:
+        """What was written; raises why it could not be."""
+        if self.error is not None:
+            raise self.error
         return Generation(
             text=self.text,
             tokens=self.tokens,
