@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pellucid.generation.decoding import TILE
 from pellucid.generation.engine import Engine
 from pellucid.generation.generate import requested
+from pellucid.generation.lookup import Lookup
 from pellucid.generation.settings import Sampling
 from pellucid.generation.text import Text
 from pellucid.network.families import FAMILIES
@@ -114,6 +115,43 @@ def test_under_any_load_a_request_gives_the_bits_that_it_gives_alone(networks, t
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", [("qwen3", torch.float32), ("qwen3", torch.bfloat16), ("gpt2", torch.bfloat16)], ids=str)
+@pytest.mark.parametrize("temperature", [0.0, 0.3])
+def test_guesses_change_no_bit_and_save_steps(networks, tokenizer, kind, temperature, monkeypatch):
+    """A text that repeats itself is written in fewer steps; one token at a time it would be the same."""
+    network, prompts = networks[kind], [[5, 6, 7, 8] * 6, [9, 10, 11] * 9, [40, 41] * 5]
+    options = {"most": 40, "sampling": Sampling(temperature=temperature, seed=3)}
+
+    def write(engine):
+        texts = [text(network, tokenizer, prompt, top_logprobs=2, **options) for prompt in prompts]
+        for one in texts:
+            engine.add(one)
+        steps = 0
+        while engine.busy:
+            engine.step()
+            steps += 1
+        return [one.result() for one in texts], steps
+
+    guessed, fewer = write(engine(network, tokenizer, 3))
+    monkeypatch.setattr(Lookup, "guess", lambda self, most: [])
+    plain, steps = write(engine(network, tokenizer, 3))
+    assert guessed == plain
+    assert steps == max(len(one.tokens) for one in plain) + (plain[0].finish_reason == "stop")
+    if temperature == 0:
+        assert fewer < steps
+
+
+@given(tokens=st.lists(st.integers(0, 3), max_size=40), most=st.integers(-1, 5))
+def test_a_guess_is_what_followed_the_same_tokens_last(tokens, most):
+    expected = []
+    for gram in (3, 2):
+        places = [at for at in range(gram, len(tokens)) if tokens[at - gram : at] == tokens[-gram:]]
+        if len(tokens) >= gram and places and not expected:
+            expected = tokens[places[-1] : places[-1] + max(0, most)]
+            break
+    assert Lookup(tokens).guess(most) == expected
+
+
 def test_more_texts_than_a_pass_has_rows_are_written_as_if_alone(networks, tokenizer, dtype):
     network = networks["qwen3", dtype]
     prompts = [[7 + i] * (1 + 5 * i) for i in range(21)]

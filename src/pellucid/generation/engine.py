@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from jaxtyping import Float
@@ -30,11 +31,20 @@ class Place:
     slot: int
     first: list[int]  # tokens to read before the first one is written
     read: int  # tokens in the slot
+    guesses: list[int] = field(default_factory=list)  # further ones in the slot, which may be what comes next
 
     @property
     def unread(self) -> int:
         """How many tokens must be read before one can be written."""
         return max(0, len(self.first) - self.read)
+
+    def follows(self, token: int) -> bool:
+        """Whether the text goes on as was guessed, so that what follows the token is known already."""
+        if self.text.finish_reason or not self.guesses or self.guesses.pop(0) != token:
+            self.guesses = []
+            return False
+        self.read += 1
+        return True
 
 
 @dataclass
@@ -90,14 +100,28 @@ class Engine:
         hidden = [self.read(place) for place in reading]
         ready = [(place, last) for place, last in zip(reading, hidden, strict=True) if not place.unread]
         if writing:
-            slots, starts, tokens = (
-                [*each] for each in zip(*((p.slot, p.read, p.text.tokens[-1]) for p in writing), strict=True)
-            )
-            ready += zip(writing, advance_all(self.decoding, slots, starts, tokens)[:, None], strict=True)
-            for place in writing:
-                place.read += 1
+            ready += self.advance(writing)
         if ready:
-            self.write([place for place, _ in ready], torch.cat([last for _, last in ready]))
+            self.write(ready)
+
+    def advance(self, places: list[Place]) -> list[tuple[Place, Float[Tensor, "rows d_model"]]]:
+        """Read the last token of each text and, in rows that would be filling, how it may go on; the hidden states at each."""
+        spare = -len(places) % self.decoding.rows if isinstance(self.decoding, Attending) else 0
+        for number, place in enumerate(places):
+            left = place.text.request.max_tokens - len(place.text.tokens) - 1  # a guess after the last token is for nothing
+            place.guesses = place.text.lookup.guess(min(left, -(-spare // (len(places) - number))))
+            spare -= len(place.guesses)
+        rows = [
+            (place.slot, place.read + at, token)
+            for place in places
+            for at, token in enumerate([place.text.tokens[-1], *place.guesses])
+        ]
+        slots, starts, tokens = ([*each] for each in zip(*rows, strict=True))
+        hidden = advance_all(self.decoding, slots, starts, tokens)
+        ends = [*accumulate(1 + len(place.guesses) for place in places)]
+        for place in places:
+            place.read += 1
+        return [(place, hidden[end - 1 - len(place.guesses) : end]) for place, end in zip(places, ends, strict=True)]
 
     def admit(self, text: Text) -> None:
         """Give a text a slot, best one that holds the beginning of its prompt already."""
@@ -133,25 +157,37 @@ class Engine:
         place.read += len(tokens)
         return hidden[-1:]
 
-    def write(self, places: list[Place], hidden: Float[Tensor, "texts d_model"]) -> None:
-        """Choose the next token of some texts, and release the slots of those that end."""
-        logits = scores_of(self.network, hidden, self.decoding.rows)
+    def write(self, ready: list[tuple[Place, Float[Tensor, "rows d_model"]]]) -> None:
+        """Choose the next token of some texts, and go on where it is what was guessed; release the slots of those that end.
+
+        What is chosen is what would be chosen without guesses: from the same bits, with the same random numbers.
+        """
+        logits = scores_of(self.network, torch.cat([hidden for _, hidden in ready]), self.decoding.rows)
         logprobs = logits.log_softmax(dim=-1)
         logits[:, self.known :] = -torch.inf
-        for row, place in zip(logits, places, strict=True):
-            place.text.restrict(row)
-        chosen = choose(logits, [place.text.draw for place in places])
-        own = logprobs.gather(1, chosen[:, None])[:, 0].tolist()
-        for place, row, token, logprob in zip(places, logprobs, chosen.tolist(), own, strict=True):
-            count, top = place.text.request.top_logprobs, None
-            if count:
-                best = row.topk(count)
-                top = dict(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-            if not place.text.finish_reason:
-                place.text.take(token, logprob, top)
+        first = [0, *accumulate(len(hidden) for _, hidden in ready)]
+        going = [(place, row) for (place, _), row in zip(ready, first, strict=False)]
+        while going:
+            for place, row in going:
+                place.text.restrict(logits[row])
+            chosen = choose(logits[[row for _, row in going]], [place.text.draw for place, _ in going]).tolist()
+            for (place, row), token in zip(going, chosen, strict=True):
+                text = place.text
+                if not text.finish_reason:
+                    text.take(token, float(logprobs[row, token]), likeliest(logprobs[row], text.request.top_logprobs))
+            going = [(place, row + 1) for (place, row), token in zip(going, chosen, strict=True) if place.follows(token)]
+        for place, _ in ready:
             if place.text.finish_reason:
                 self.release(place)
 
     def release(self, place: Place) -> None:
         self.places.remove(place)
         self.free.append(place.slot)
+
+
+def likeliest(logprobs: Float[Tensor, " vocab"], count: int) -> dict[int, float] | None:
+    """So many of the likeliest tokens, with their log-probabilities."""
+    if not count:
+        return None
+    best = logprobs.topk(count)
+    return dict(zip(best.indices.tolist(), best.values.tolist(), strict=True))

@@ -27,16 +27,17 @@ def bucket(length: int) -> int:
 
 
 class Runs:
-    """Which rows of a batch read which slots: neighbouring rows with neighbouring slots and one bucket go together."""
+    """Which rows of a batch read which slots: neighbours with one slot, or neighbouring ones, and one bucket are a run."""
 
     def __init__(self, slots: Sequence[int], lengths: Sequence[int]) -> None:
         self.count, self.widest = len(slots), max(map(bucket, lengths))
         places = [*zip(slots, map(bucket, lengths), strict=True)]
-        cuts = [i for i, ((s, b), (t, c)) in enumerate(pairwise(places), 1) if (s + 1, b) != (t, c)]
-        self.runs = [
-            (slice(first, end), slice(slots[first], slots[end - 1] + 1), places[first][1])
-            for first, end in pairwise([0, *cuts, self.count])
-        ]
+        steps = [t - s if b == c else None for (s, b), (t, c) in pairwise(places)]
+        self.runs, first = [], 0
+        for row in range(1, self.count + 1):
+            if row == self.count or steps[row - 1] not in (0, 1) or steps[row - 1] != steps[first]:
+                self.runs.append((slice(first, row), slice(slots[first], slots[row - 1] + 1), places[first][1]))
+                first = row
 
     def seen(self, keys: Keys, values: Keys, mask: Mask) -> list[Seen]:
         """What each run reads of a layer's slots, under its part of the mask."""
@@ -49,7 +50,8 @@ class Runs:
                 allowed=allowed[rows, :, :, :length],
                 bias=None if bias is None else bias[rows, :, :, :length],
             )
-            found.append(Seen(rows, keys[slots, :, :length], values[slots, :, :length], part))
+            k, v = (x[slots, :, :length].expand(rows.stop - rows.start, -1, -1, -1) for x in (keys, values))
+            found.append(Seen(rows, k, v, part))
         return found
 
 

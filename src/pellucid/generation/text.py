@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pellucid.core.errors import ModelError, PellucidError
 from pellucid.generation.constrain import Constraint, Matcher
+from pellucid.generation.lookup import Lookup
 from pellucid.generation.sampling import Draw
 from pellucid.generation.settings import Sampling
 from pellucid.text.tokenizer import Tokenizer
@@ -59,6 +60,7 @@ class Text:
         self.decoder = tokenizer.stream(special=request.apart, after=() if request.apart else request.prompt)
         self.matcher = None if constraint is None else Matcher(constraint, tokenizer, request.vocabulary, self.ends)
         self.tokens: list[int] = []
+        self.lookup = Lookup(request.prompt)
         self.logprobs: list[float] = []
         self.top_logprobs: list[dict[int, float]] = []
         self.prompt_logprobs: list[float] = []
@@ -80,6 +82,7 @@ class Text:
         if token in self.ends:
             return self.finish("stop")
         self.tokens.append(token)
+        self.lookup.extend([token])
         self.logprobs.append(logprob)
         if top is not None:
             self.top_logprobs.append(top)
