@@ -6,6 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pellucid.generation import decoding
 from pellucid.generation.decoding import TILE
 from pellucid.generation.engine import Engine
 from pellucid.generation.generate import requested
@@ -114,7 +115,6 @@ def test_under_any_load_a_request_gives_the_bits_that_it_gives_alone(networks, t
             assert gone is not None
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", [("qwen3", torch.float32), ("qwen3", torch.bfloat16), ("gpt2", torch.bfloat16)], ids=str)
 @pytest.mark.parametrize("temperature", [0.0, 0.3])
 def test_guesses_change_no_bit_and_save_steps(networks, tokenizer, kind, temperature, monkeypatch):
@@ -132,11 +132,11 @@ def test_guesses_change_no_bit_and_save_steps(networks, tokenizer, kind, tempera
             steps += 1
         return [one.result() for one in texts], steps
 
-    guessed, fewer = write(engine(network, tokenizer, 3))
+    guessed, fewer = write(engine(network, tokenizer, 1))
     monkeypatch.setattr(Lookup, "guess", lambda self, most: [])
-    plain, steps = write(engine(network, tokenizer, 3))
+    plain, steps = write(engine(network, tokenizer, 1))
     assert guessed == plain
-    assert steps == max(len(one.tokens) for one in plain) + (plain[0].finish_reason == "stop")
+    assert steps == sum(len(one.tokens) + (one.finish_reason == "stop") for one in plain)
     if temperature == 0:
         assert fewer < steps
 
@@ -152,7 +152,10 @@ def test_a_guess_is_what_followed_the_same_tokens_last(tokens, most):
     assert Lookup(tokens).guess(most) == expected
 
 
-def test_more_texts_than_a_pass_has_rows_are_written_as_if_alone(networks, tokenizer, dtype):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("rows", [2, 16])
+def test_more_texts_than_a_pass_has_rows_are_written_as_if_alone(networks, tokenizer, dtype, rows, monkeypatch):
+    monkeypatch.setattr(decoding, "rows_of", lambda network: rows)
     network = networks["qwen3", dtype]
     prompts = [[7 + i] * (1 + 5 * i) for i in range(21)]
     together = finish(engine(network, tokenizer, 21), *(text(network, tokenizer, prompt) for prompt in prompts))

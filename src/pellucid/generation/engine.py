@@ -124,7 +124,7 @@ class Engine:
         return [(place, hidden[end - 1 - len(place.guesses) : end]) for place, end in zip(places, ends, strict=True)]
 
     def admit(self, text: Text) -> None:
-        """Give a text a slot, best one that holds the beginning of its prompt already."""
+        """Give a text a slot: best one that holds the beginning of its prompt already."""
         request, kept = text.request, 0
         slot = self.free[0]
         if isinstance(self.decoding, Attending) and not (request.apart or request.prompt_logprobs):
