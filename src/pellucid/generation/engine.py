@@ -148,7 +148,7 @@ class Engine:
         text, tile = place.text, self.decoding.tile or place.unread
         tokens = place.first[place.read : place.read + tile]
         hidden = self.decoding.read(place.slot, tokens, place.read)
-        if len(tokens) == TILE == tile and not text.request.apart:
+        if len(tokens) == self.decoding.tile and not text.request.apart:
             self.remembered[place.slot].tiles.append(tokens)
         if text.request.prompt_logprobs:
             after = place.first[place.read + 1 : place.read + 1 + len(tokens)]

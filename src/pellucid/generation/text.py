@@ -74,8 +74,8 @@ class Text:
     def draw(self) -> Draw:
         """What its next token depends on."""
         request = self.request
-        first = request.prompt if request.start is None else [request.start]
-        return Draw(sampling=request.sampling, read=[*first, *self.tokens], written=self.tokens, choice=request.choice)
+        read = self.lookup.tokens if request.start is None else [request.start, *self.tokens]
+        return Draw(sampling=request.sampling, read=read, written=self.tokens, choice=request.choice)
 
     def take(self, token: int, logprob: float, top: dict[int, float] | None = None) -> None:
         """Append a token; end at an end of text, at a stop string, or at the limit."""
