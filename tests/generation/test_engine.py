@@ -6,6 +6,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pellucid.core.errors import ConfigError
 from pellucid.generation import decoding
 from pellucid.generation.decoding import TILE
 from pellucid.generation.engine import Engine
@@ -252,3 +253,27 @@ def test_a_text_is_forgotten_wherever_it_stands(networks, tokenizer):
     assert not one.busy
     assert [*one.free] == [0]
     assert not reading.tokens
+
+
+def test_a_prompt_alone_can_be_asked_about_up_to_the_whole_context(networks, tokenizer):
+    network = networks["gpt2", torch.bfloat16]
+    prompt = (tokenizer.encode("Down, down, down. ") * 99)[:CONTEXT]
+    found = text(network, tokenizer, prompt, most=0, prompt_logprobs=True, top_logprobs=2)
+    [result] = finish(engine(network, tokenizer, 1), found)
+    assert (result.tokens, result.finish_reason, len(result.prompt_logprobs)) == ([], "length", CONTEXT - 1)
+    for top, token, logprob in zip(found.prompt_top_logprobs, prompt[1:], result.prompt_logprobs, strict=True):
+        assert max(top.values()) >= logprob  # to the last bit: who asks whether a token is the likeliest compares them
+        assert top.get(token, logprob) == logprob
+    with pytest.raises(ConfigError, match=r"^max_tokens must be at least 1, not 0$"):
+        text(network, tokenizer, prompt, most=0)
+
+
+def test_the_token_that_ended_a_text_is_known(networks, tokenizer):
+    bias = ((tokenizer.end_of_text, 1e4),)
+    ended = text(networks["gpt2", torch.bfloat16], tokenizer, [5, 6], sampling=Sampling(logit_bias=bias), top_logprobs=2)
+    [result] = finish(engine(networks["gpt2", torch.bfloat16], tokenizer, 1), ended)
+    assert (result.tokens, result.finish_reason) == ([], "stop")
+    token, logprob, top = ended.ending
+    assert token == tokenizer.end_of_text
+    assert logprob < 0
+    assert len(top) == 2

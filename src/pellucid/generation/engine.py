@@ -154,6 +154,8 @@ class Engine:
             after = place.first[place.read + 1 : place.read + 1 + len(tokens)]
             scores = scores_of(self.network, hidden, self.decoding.rows)[: len(after)].log_softmax(dim=-1)
             text.prompt_logprobs += scores.gather(1, torch.tensor(after, device=scores.device)[:, None])[:, 0].tolist()
+            if count := text.request.top_logprobs:
+                text.prompt_top_logprobs += [likeliest(row, count) or {} for row in scores]
         place.read += len(tokens)
         return hidden[-1:]
 

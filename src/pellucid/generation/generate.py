@@ -134,7 +134,7 @@ def requested(
     return Request(
         prompt=ids,
         vocabulary=vocabulary,
-        max_tokens=room(network, len(ids), max_tokens),
+        max_tokens=room(network, len(ids), max_tokens, least=0 if prompt_logprobs else 1),
         sampling=sampling,
         stop=check_stop(stop),
         ends=ends,
@@ -171,11 +171,13 @@ def check_ids(ids: Iterable[int], size: int) -> None:
             raise ConfigError(f"token id {id} is not in the vocabulary of {size:,}")
 
 
-def room(network: Network, length: int, max_tokens: int | None) -> int:
+def room(network: Network, length: int, max_tokens: int | None, *, least: int = 1) -> int:
     """How many tokens may follow a prompt of so many."""
     context = network.config.context_length
-    if max_tokens is not None and max_tokens < 1:
-        raise ConfigError(f"max_tokens must be at least 1, not {max_tokens}")
+    if max_tokens is not None and max_tokens < least:
+        raise ConfigError(f"max_tokens must be at least {least}, not {max_tokens}")
+    if max_tokens == 0 and length <= context:
+        return 0
     apart = network.config.architecture == "encoder-decoder"  # what it writes does not follow the prompt
     if apart and length > context:
         raise ConfigError(f"the prompt has {length:,} tokens, but the model's context is {context:,}; shorten it")

@@ -64,6 +64,8 @@ class Text:
         self.logprobs: list[float] = []
         self.top_logprobs: list[dict[int, float]] = []
         self.prompt_logprobs: list[float] = []
+        self.prompt_top_logprobs: list[dict[int, float]] = []  # the likeliest tokens at each place of the prompt but the first
+        self.ending: tuple[int, float, dict[int, float] | None] | None = None  # the token that ended it, as `take` got it
         self.text = ""
         self.told = 0  # characters of the text already given out by `news`
         self.finish_reason = ""
@@ -79,7 +81,10 @@ class Text:
 
     def take(self, token: int, logprob: float, top: dict[int, float] | None = None) -> None:
         """Append a token; end at an end of text, at a stop string, or at the limit."""
+        if not self.request.max_tokens:  # only the prompt's log-probabilities are asked for
+            return self.finish("length")
         if token in self.ends:
+            self.ending = token, logprob, top
             return self.finish("stop")
         self.tokens.append(token)
         self.lookup.extend([token])
