@@ -19,6 +19,7 @@ from pellucid.cli_adapter import adapter
 from pellucid.cli_evaluate import evaluate
 from pellucid.cli_finetune import finetune
 from pellucid.cli_predict import predict
+from pellucid.cli_serve import serve
 from pellucid.cli_shared import STDIN, USUAL, ReadingOptions, dashes, merge, show_json, show_table, with_dashes
 from pellucid.cli_tokenizer import tokenizer
 from pellucid.core.errors import ConfigError, PellucidError
@@ -44,6 +45,7 @@ app.command(predict)
 app.command(tokenizer)
 app.command(evaluate)
 app.command(adapter)
+app.command(serve)
 
 TOLD = ("text", "tokens", "logprobs", "finish_reason")  # of what was written, as JSON
 RECIPES = {recipe.__name__: recipe for recipe in (Recipe, FinetuneRecipe)}

@@ -1,0 +1,220 @@
+"""The one thread that owns the network: it steps the engine, and between two steps does other work that is asked for.
+
+Everything else lives on the event loop's thread. Orders go to this one by queues; what it has to tell goes back as calls on the
+loop, one for all that happened in a step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TypeVar, cast
+
+from pellucid.core.errors import PellucidError
+from pellucid.generation.engine import Engine
+from pellucid.generation.text import Text
+from pellucid.serving.errors import busy, failure, unavailable
+from pellucid.serving.writing import Following, News, Writing, within
+
+logger = logging.getLogger("pellucid.serving")
+
+PULSE = 1.0  # seconds after which a thread without work says that it is alive
+Value = TypeVar("Value")
+
+
+@dataclass
+class Job:
+    """Work for the network other than writing."""
+
+    work: Callable[[], object]
+    future: asyncio.Future[object]
+    call: Callable[[Callable[[], object]], None]
+
+    def do(self) -> None:
+        if self.future.cancelled():
+            return
+        try:
+            done = self.work()
+        except PellucidError as error:
+            self.fail(error)
+        except Exception:  # of one request, which fails alone
+            logger.exception("work on the engine's thread failed")
+            self.fail(failure())
+        else:
+            self.call(lambda: None if self.future.done() else self.future.set_result(done))
+
+    def fail(self, error: Exception) -> None:
+        self.call(lambda: None if self.future.done() else self.future.set_exception(error))
+
+
+@dataclass
+class Worker:
+    """The thread, how to reach it, and whether it lives. Without an engine it only does jobs.
+
+    `places` is how many texts and jobs may be under way or wait; `progressed` hears, on the thread, of every text that got
+    tokens or ended, `stepped` of every step.
+    """
+
+    engine: Engine | None
+    places: int
+    progressed: Callable[[Following, float], None]
+    stepped: Callable[[Engine], None]
+    beat: float = field(default_factory=time.monotonic)  # when the thread last began something
+    failure: BaseException | None = None
+    draining: bool = False  # nothing new is taken
+    stopped: bool = False
+    thread: Thread | None = None
+    orders: SimpleQueue[Callable[[], None] | None] = field(default_factory=SimpleQueue)
+    jobs: deque[Job] = field(default_factory=deque)
+    taken: int = 0  # of the places; the event loop's own, like the next two
+    writings: set[Writing] = field(default_factory=set)
+    loop: asyncio.AbstractEventLoop | None = None
+    active: dict[Text, Following] = field(default_factory=dict)  # the thread's own
+
+    # On the event loop's thread:
+
+    def start(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        if self.thread is None:
+            self.beat = time.monotonic()
+            self.thread = Thread(target=self.run, name="pellucid-engine", daemon=True)
+            self.thread.start()
+
+    def silence(self) -> float:
+        """Seconds since the thread last began something."""
+        return time.monotonic() - self.beat
+
+    def enter(self, count: int) -> None:
+        """Take places, if there are so many."""
+        if self.failure is not None:
+            raise unavailable("the engine has died; the server must be started again", "engine_dead")
+        if self.draining or self.stopped:
+            raise leaving()
+        if self.taken + count > self.places:
+            raise busy(f"the queue is full: {self.taken} texts are under way or wait; try again in a moment", "queue_full")
+        self.taken += count
+
+    def leave(self, count: int) -> None:
+        self.taken -= count
+
+    def write(self, texts: Sequence[Text], *, streamed: bool, deadline: float) -> Writing:
+        """Have texts written; close what is returned, whatever happens."""
+        self.enter(len(texts))
+        writing = Writing(texts, streamed=streamed, deadline=deadline, left=self.leave, closed=self.forget)
+        self.writings.add(writing)
+        self.orders.put(lambda: self.add(writing))
+        self.start()
+        return writing
+
+    def forget(self, writing: Writing, *, unfinished: bool) -> None:
+        self.writings.discard(writing)
+        if unfinished:
+            self.orders.put(lambda: self.cancel(writing))
+
+    async def do(self, work: Callable[[], Value], *, deadline: float) -> Value:
+        """The result of work that is done between two steps."""
+        self.enter(1)
+        self.start()
+        job = Job(work, asyncio.get_running_loop().create_future(), self.call)
+        try:
+            self.jobs.append(job)
+            self.orders.put(None)
+            return cast(Value, await within(job.future, deadline))
+        finally:
+            job.future.cancel()
+            self.leave(1)
+
+    async def stop(self) -> None:
+        """End the thread; what is under way fails."""
+        self.stopped = True
+        self.orders.put(None)
+        self.fail_all(leaving())
+        if self.thread is not None:
+            await asyncio.to_thread(self.thread.join, 10)
+
+    def fail_all(self, error: Exception) -> None:
+        for writing in self.writings:
+            writing.fail(error)
+        while self.jobs:
+            self.jobs.popleft().fail(error)
+
+    # On the engine's thread:
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Run something on the event loop's thread; if that has ended nobody waits for it."""
+        assert self.loop is not None, "whoever asks for something does it on a loop"
+        try:
+            self.loop.call_soon_threadsafe(function)
+        except RuntimeError:
+            logger.debug("the event loop has ended")
+
+    def run(self) -> None:
+        try:
+            while not self.stopped:
+                self.beat = time.monotonic()
+                self.turn()
+        except BaseException as error:
+            logger.exception("the engine died")
+            self.failure = error  # from here on nothing enters, so that none is missed
+            self.call(lambda: self.fail_all(failure()))
+
+    def turn(self) -> None:
+        """Take orders, do one job, make one step, and tell of it. Without work, wait for some."""
+        working = bool(self.jobs or (self.engine is not None and self.engine.busy))
+        try:
+            while True:
+                order = self.orders.get(block=not working, timeout=PULSE)
+                if order is not None:
+                    order()
+                working = True  # further orders are taken, but not waited for
+        except Empty:
+            pass
+        if self.jobs:
+            self.jobs.popleft().do()
+        if self.engine is not None and self.engine.busy:
+            self.engine.step()
+            self.tell(self.engine)
+
+    def add(self, writing: Writing) -> None:
+        assert self.engine is not None, "texts are asked of models that write them"
+        for following in writing.following:
+            self.active[following.text] = following
+            self.engine.add(following.text)
+
+    def cancel(self, writing: Writing) -> None:
+        assert self.engine is not None, "texts are asked of models that write them"
+        for following in writing.following:
+            if self.active.pop(following.text, None) is not None:
+                self.engine.cancel(following.text)
+
+    def tell(self, engine: Engine) -> None:
+        """Give what a step has brought to those who asked for it."""
+        now, batch = time.monotonic(), list[tuple[Writing, News]]()
+        for place in engine.places:
+            self.active[place.text].admit(now)
+        for following in [*self.active.values()]:
+            if following.moved():
+                following.admit(now)
+                self.progressed(following, now)
+                if (news := following.news()) is not None:
+                    batch.append((following.writing, news))
+                if following.text.finish_reason:
+                    del self.active[following.text]
+        if batch:
+            self.call(lambda: deliver(batch))
+        self.stepped(engine)
+
+
+def leaving() -> Exception:
+    return unavailable("the server is shutting down; ask again when it is back", "shutting_down")
+
+
+def deliver(batch: Sequence[tuple[Writing, News]]) -> None:
+    for writing, news in batch:
+        writing.tell(news)
