@@ -110,3 +110,9 @@ def listening(model, **settings):
         server.should_exit = True
         thread.join(20)
         assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def listen():
+    """`listening`, for tests that cannot import it."""
+    return listening
