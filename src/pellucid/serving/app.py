@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import json
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
 
-from pydantic import BaseModel
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -16,61 +14,28 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pellucid.api import Model
-from pellucid.serving import chat, completions, status
-from pellucid.serving.answers import as_api_error
-from pellucid.serving.bodies import Body, read_body
+from pellucid.serving import chat, completions, embeddings, labels, responses, status, tokens
+from pellucid.serving.endpoints import Endpoint, told
 from pellucid.serving.errors import ApiError
 from pellucid.serving.guard import Guard
+from pellucid.serving.openapi import document
 from pellucid.serving.page_files import page
 from pellucid.serving.record import Recorded
+from pellucid.serving.response_bodies import ResponseBody, ResponseEvents
 from pellucid.serving.service import Call, Service
 from pellucid.serving.settings import ServeSettings
 
-LARGE = 50_000  # bytes of a body that is not read on the event loop, which others wait for
-OPEN = ("/livez", "/", "/page/")  # paths that need no key
 
-
-@dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """A path, what it takes and what it gives."""
-
-    path: str
-    answer: Callable[..., Awaitable[Response]]
-    gives: type[BaseModel] | str  # a media type, where it is no JSON
-    body: type[Body] | None = None  # none: GET
-    streams: type[BaseModel] | None = None  # what the events of a stream hold
-
-    @property
-    def method(self) -> str:
-        return "GET" if self.body is None else "POST"
-
-    def route(self) -> Route:
-        return Route(self.path, self.respond, methods=[self.method])
-
-    async def respond(self, request: Request) -> Response:
-        call = Call(request.app.state.service, request.state.record)
-        try:
-            return await self.answer(call, *await self.arguments(request, call))
-        except Exception as error:
-            return told(request, error)
-
-    async def arguments(self, request: Request, call: Call) -> list[Any]:
-        if self.body is None:
-            return [*request.path_params.values()]
-        kind, body = self.body, await request.body()
-        media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media != "application/json":  # what a page of another site may send without asking is none
-            raise ApiError(415, f"the content type is {media[:100]!r}; send application/json", "unsupported_media_type")
-        if len(body) > LARGE:
-            return [await call.service.read(lambda: read_body(kind, body), call.deadline)]
-        return [read_body(kind, body)]
+async def openapi(call: Call) -> Response:
+    return Response(json.dumps(document(call.service, ENDPOINTS)), media_type="application/json")
 
 
 ENDPOINTS = (
-    Endpoint(path="/v1/models", answer=status.models, gives=status.ModelList),
-    Endpoint(path="/v1/models/{model:path}", answer=status.one_model, gives=status.ServedModel),
+    Endpoint(path="/v1/models", summary="What is served", answer=status.models, gives=status.ModelList),
+    Endpoint(path="/v1/models/{model:path}", summary="One model", answer=status.one_model, gives=status.ServedModel),
     Endpoint(
         path="/v1/completions",
+        summary="Go on with texts",
         answer=completions.complete,
         body=completions.CompletionRequest,
         gives=completions.Completion,
@@ -78,38 +43,78 @@ ENDPOINTS = (
     ),
     Endpoint(
         path="/v1/chat/completions",
+        summary="Answer a conversation",
         answer=chat.chat,
         body=chat.ChatRequest,
         gives=chat.ChatCompletion,
         streams=chat.ChatChunk,
     ),
-    Endpoint(path="/livez", answer=status.live, gives=status.Health),
-    Endpoint(path="/readyz", answer=status.ready, gives=status.Readiness),
-    Endpoint(path="/metrics", answer=status.metrics, gives="text/plain"),
+    Endpoint(
+        path="/v1/responses",
+        summary="Answer a conversation, in the newer form, of which nothing is kept",
+        answer=responses.respond,
+        body=responses.ResponseRequest,
+        gives=ResponseBody,
+        streams=ResponseEvents,
+    ),
+    Endpoint(
+        path="/v1/embeddings",
+        summary="A vector for each text",
+        answer=embeddings.embeddings,
+        body=embeddings.EmbeddingRequest,
+        gives=embeddings.Embeddings,
+    ),
+    Endpoint(
+        path="/v1/classify",
+        summary="What a classifier, a regression or a tagger says of texts",
+        answer=labels.classify,
+        body=labels.ClassifyRequest,
+        gives=labels.Classification,
+    ),
+    Endpoint(
+        path="/v1/score",
+        summary="How likely a language model finds texts",
+        answer=labels.score,
+        body=labels.ScoreRequest,
+        gives=labels.Scores,
+    ),
+    Endpoint(
+        path="/tokenize",
+        summary="The tokens of a text or of a conversation",
+        answer=tokens.tokenize,
+        body=tokens.TokenizeRequest,
+        gives=tokens.Tokenized,
+    ),
+    Endpoint(
+        path="/detokenize",
+        summary="The text of tokens",
+        answer=tokens.detokenize,
+        body=tokens.DetokenizeRequest,
+        gives=tokens.Detokenized,
+    ),
+    Endpoint(path="/tokenizer_info", summary="The tokenizer", answer=tokens.tokenizer_info, gives=tokens.TokenizerInfo),
+    Endpoint(path="/livez", summary="Whether the server lives", answer=status.live, gives=status.Health, open=True),
+    Endpoint(path="/readyz", summary="Whether requests are answered", answer=status.ready, gives=status.Readiness),
+    Endpoint(path="/metrics", summary="Figures for Prometheus", answer=status.metrics, gives="text/plain"),
+    Endpoint(path="/openapi.json", summary="This description", answer=openapi, gives="application/json"),
 )
-
-
-def told(request: Request, error: Exception) -> Response:
-    """An exception as a client is told of it."""
-    answer = as_api_error(error)
-    request.state.record.facts["error"] = answer.code
-    return answer.response()
+PAGES = ("/", "/page/")  # which hold no secret: the page asks for a key itself
 
 
 async def refused(request: Request, error: Exception) -> Response:
     """What the router refuses: a path or a method that is not there."""
-    assert isinstance(error, HTTPException)
+    assert isinstance(error, HTTPException), "it is registered for those"
     path, method = request.url.path[:200], request.method
     if error.status_code == 405:
-        allowed = dict(error.headers or {})
-        return told(request, ApiError(405, f"{path} does not take {method}", "method_not_allowed", headers=allowed))
+        headers = dict(error.headers or {})
+        return told(request, ApiError(405, f"{path} does not take {method}", "method_not_allowed", headers=headers))
     return told(
         request, ApiError(error.status_code, f"there is no {path} here; /openapi.json lists what there is", "not_found")
     )
 
 
 def create_app(model: Model, settings: ServeSettings | None = None) -> Starlette:
-    """The ASGI application that serves a model; `app.state.service` is what it stands on."""
+    """The application that serves a model; `app.state.service` is what it stands on."""
     settings = settings or ServeSettings()
     service = Service(model, settings)
 
@@ -119,17 +124,16 @@ def create_app(model: Model, settings: ServeSettings | None = None) -> Starlette
         yield
         await service.close()
 
-    routes = [endpoint.route() for endpoint in ENDPOINTS]
-    pages = [Route("/", page), Route("/page/{name}", page)]
+    open_paths = [*PAGES, *(endpoint.path for endpoint in ENDPOINTS if endpoint.open)]
     paths = frozenset({"/", *(endpoint.path for endpoint in ENDPOINTS)})
     app = Starlette(
-        routes=[*routes, *pages],
+        routes=[*(endpoint.route() for endpoint in ENDPOINTS), Route("/", page), Route("/page/{name}", page)],
         lifespan=lifespan,
         middleware=[
             Middleware(Recorded, metrics=service.metrics, paths=paths),
-            Middleware(Guard, settings=settings, open_paths=OPEN),
+            Middleware(Guard, settings=settings, open_paths=open_paths),
         ],
-        exception_handlers={HTTPException: refused},
+        exception_handlers={HTTPException: refused, ApiError: told},
     )
     app.state.service = service
     return app

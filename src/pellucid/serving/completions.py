@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from pellucid.generation.settings import Sampling
 from pellucid.serving.answers import EventStream, Usage, as_json, event, new_id, noted, usage_of
+from pellucid.serving.errors import refusal
 from pellucid.serving.fields import TOP, Asking, Prompts, wrong
 from pellucid.serving.logprobs import CompletionLogprobs, Place, Transcript, ending_place, for_completions, prompt_places
 from pellucid.serving.service import Call, Wish
@@ -107,6 +108,8 @@ async def complete(call: Call, asked: CompletionRequest) -> Response:
         prompt_logprobs=bool(asked.echo and (asked.logprobs is not None or asked.max_tokens == 0)),
         streamed=streamed,
     )
+    if wish.prompt_logprobs and call.service.model.config.architecture == "encoder-decoder":
+        raise refusal("an encoder-decoder gives its prompt no probability; leave echo or logprobs out", "echo")
     writing = await call.service.write(call, asked, sampling, wish)
     told = Told(call, asked, writing, sampling)
     if streamed:

@@ -63,7 +63,8 @@ def listed(item: dict[str, Any], most: int, least: int = 1) -> dict[str, Any]:
     return {"type": "array", "items": item, "minItems": least, "maxItems": most}
 
 
-IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
+TOKEN = "token-id"  # the format of a token's id, which is below the size of a vocabulary
+IDS = {"type": "array", "items": {"type": "integer", "minimum": 0, "format": TOKEN}, "minItems": 1}
 TEXT = {"type": "string"}
 STOP = {"type": "string", "minLength": 1, "maxLength": STOP_LENGTH}
 
@@ -77,7 +78,7 @@ Inputs = Annotated[list[Prompt], PlainValidator(several(TEXTS)), prompts_schema(
 Stop = Annotated[
     list[str], PlainValidator(read_stop), WithJsonSchema({"anyOf": [STOP, listed(STOP, STOPS, 0), {"type": "null"}]})
 ]
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31, json_schema_extra={"format": TOKEN})]
 BiasedToken = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,6})$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Label = Annotated[str, Field(max_length=512)]
@@ -141,7 +142,7 @@ class Drawing(Harmless):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     stop: Stop = Field(default_factory=list)
     stop_token_ids: Annotated[list[TokenId], Field(max_length=STOPS)] | None = None
-    regex: Annotated[str, Field(min_length=1, max_length=PATTERN)] | None = None
+    regex: Annotated[str, Field(min_length=1, max_length=PATTERN, json_schema_extra={"format": "regex"})] | None = None
     choices: (
         Annotated[list[Annotated[str, Field(min_length=1, max_length=SCHEMA)]], Field(min_length=1, max_length=CHOICES)] | None
     ) = None
@@ -161,6 +162,12 @@ class Drawing(Harmless):
     @property
     def constrained(self) -> bool:
         return not (self.schema_of() is None and self.regex is None and self.choices is None)
+
+    @model_validator(mode="after")
+    def ends_once(self) -> Drawing:
+        if self.constrained and self.stop_token_ids:
+            raise wrong("stop_token_ids has no effect on a text of a given form, which ends where its form does; leave it out")
+        return self
 
     def constraint(self) -> Constraint | None:
         return Constraint.of(self.schema_of(), self.regex, self.choices)
@@ -186,8 +193,6 @@ class Asking(Drawing):
         """Refuse what would have no effect."""
         if self.stream_options is not None and not self.stream:
             raise wrong("stream_options has no effect without stream; leave it out")
-        if self.constrained and self.stop_token_ids:
-            raise wrong("stop_token_ids has no effect on a text of a given form, which ends where its form does; leave it out")
         return self
 
 

@@ -109,12 +109,16 @@ class Service:
         labels = ["/v1/classify"] if config.head in ("classify", "tag") else []
         return [*writes, *scores, *labels, *([] if apart else ["/v1/embeddings"])]
 
-    def check(self, path: str, name: str | None) -> None:
-        """Refuse a model that is not here, and what this one cannot do."""
+    def check_name(self, name: str | None) -> None:
+        """Refuse a model that is not here."""
         if name is not None and name != self.name:
             raise ApiError(
                 404, f"the model {name[:200]!r} is not served here; this is {self.name!r}", "model_not_found", "model"
             )
+
+    def check(self, path: str, name: str) -> None:
+        """Refuse a model that is not here, and what this one cannot do."""
+        self.check_name(name)
         if path not in self.abilities:
             can = ", ".join(self.abilities)
             raise refusal(f"the model {self.name!r} cannot answer {path}; it answers {can}", "model", "unsupported_by_model")

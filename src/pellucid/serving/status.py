@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from pellucid.serving.answers import as_json
-from pellucid.serving.errors import ApiError, unavailable
+from pellucid.serving.errors import unavailable
 from pellucid.serving.service import Call, Service
 
 
@@ -56,10 +56,7 @@ async def models(call: Call) -> Response:
 
 
 async def one_model(call: Call, name: str) -> Response:
-    if name != call.service.name:
-        raise ApiError(
-            404, f"the model {name[:200]!r} is not served here; this is {call.service.name!r}", "model_not_found", "model"
-        )
+    call.service.check_name(name)
     return as_json(served(call.service))
 
 
