@@ -135,5 +135,6 @@ def create_app(model: Model, settings: ServeSettings | None = None) -> Starlette
         ],
         exception_handlers={HTTPException: refused, ApiError: told},
     )
+    app.router.redirect_slashes = False  # a path that is not there is not there
     app.state.service = service
     return app

@@ -36,16 +36,25 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        headers, record = Headers(scope=scope), scope["state"]["record"]
-        self.check_host(headers.get("host", ""))
+        headers = Headers(scope=scope)
         origin = headers.get("origin")
         if origin in self.settings.origins:
             send = allowing(origin, send)
-            if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-                return await preflight()(scope, receive, send)
-        if self.is_open(scope["path"]):
-            return await self.app(scope, receive, send)
-        who = self.who(headers, record) or (scope.get("client") or ("",))[0]
+        try:
+            self.check_host(headers.get("host", ""))
+            if origin in self.settings.origins and scope["method"] == "OPTIONS":
+                await preflight()(scope, receive, send)
+            elif self.is_open(scope["path"]):
+                await self.app(scope, receive, send)
+            else:
+                await self.admit(scope, receive, send, headers)
+        except ApiError as error:
+            scope["state"]["record"].facts["error"] = error.code
+            await error.response()(scope, receive, send)
+
+    async def admit(self, scope: Scope, receive: Receive, send: Send, headers: Headers) -> None:
+        """Answer who may ask, unless too much is under way for them."""
+        who = self.who(headers, scope["state"]["record"]) or (scope.get("client") or ("",))[0]
         if self.under_way[who] >= self.settings.per_key:
             raise busy(
                 f"{self.settings.per_key} requests of yours are under way already; wait for one to end", "too_many_requests"

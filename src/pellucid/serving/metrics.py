@@ -12,10 +12,9 @@ LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 30
 
 
 class Metrics:
-    """One server's figures. Those of texts and steps are noted on the engine's thread, the others on the event loop's."""
+    """One server's figures. Those of texts are noted on the engine's thread, the others on the event loop's."""
 
-    def __init__(self, slots: int, length: int) -> None:
-        self.capacity = slots * length
+    def __init__(self) -> None:
         self.registry = all_of_it = CollectorRegistry()
 
         def histogram(name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
@@ -58,11 +57,16 @@ class Metrics:
         if text.finish_reason:
             self.finished.labels(text.finish_reason).inc()
 
-    def stepped(self, engine: Engine) -> None:
-        self.running.set(len(engine.places))
-        self.waiting.set(len(engine.waiting))
-        held = sum(len(place.text.request.prompt) + len(place.text.tokens) for place in engine.places)
-        self.cache.set(held / self.capacity)
+    def watch(self, engine: Engine, capacity: int) -> None:
+        """Read, whenever figures are asked for, how much an engine has to do; all its slots hold `capacity` tokens."""
+
+        def held() -> float:
+            texts = [place.text for place in engine.places]
+            return sum(len(text.request.prompt) + len(text.tokens) for text in texts) / capacity
+
+        self.running.set_function(lambda: len(engine.places))
+        self.waiting.set_function(lambda: len(engine.waiting))
+        self.cache.set_function(held)
 
     def exposition(self) -> bytes:
         """All figures in Prometheus' text format."""

@@ -86,10 +86,10 @@ class Service:
         self.name = settings.name or name_of(model.path)
         self.created = int(time.time())
         self.context = limited(model.config.context_length, settings.context)
-        self.metrics = Metrics(settings.slots, self.context)
-        self.worker = Worker(
-            self.engine(), settings.slots + settings.queue, progressed=self.metrics.progressed, stepped=self.metrics.stepped
-        )
+        self.metrics = Metrics()
+        self.worker = Worker(self.engine(), settings.slots + settings.queue, progressed=self.metrics.progressed)
+        if self.worker.engine is not None:
+            self.metrics.watch(self.worker.engine, settings.slots * self.context)
         self.readers = ThreadPoolExecutor(READERS, thread_name_prefix="pellucid-read")
         self.compilers = ThreadPoolExecutor(1, thread_name_prefix="pellucid-compile")
 
@@ -117,8 +117,9 @@ class Service:
             )
 
     def check(self, path: str, name: str) -> None:
-        """Refuse a model that is not here, and what this one cannot do."""
+        """Refuse a model that is not here, what this one cannot do, and everything when nothing is taken any more."""
         self.check_name(name)
+        self.worker.check()
         if path not in self.abilities:
             can = ", ".join(self.abilities)
             raise refusal(f"the model {self.name!r} cannot answer {path}; it answers {can}", "model", "unsupported_by_model")
@@ -146,6 +147,7 @@ class Service:
         """Begin to write what is asked for; who gets it closes it."""
         if (count := len(wish.prompts) * wish.n) > (most := self.worker.places):
             raise refusal(f"{count} texts are asked for at once, and {most} are allowed; ask for fewer", "n")
+        self.worker.check(count)
         work = lambda: self.texts(asked, sampling, wish)  # noqa: E731
         if asked.constrained:  # on a thread of its own, so that nobody's grammar keeps others from being read
             patience = min(call.deadline, time.monotonic() + COMPILING)

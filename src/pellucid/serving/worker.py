@@ -58,13 +58,12 @@ class Worker:
     """The thread, how to reach it, and whether it lives. Without an engine it only does jobs.
 
     `places` is how many texts and jobs may be under way or wait; `progressed` hears, on the thread, of every text that got
-    tokens or ended, `stepped` of every step.
+    tokens or ended.
     """
 
     engine: Engine | None
     places: int
     progressed: Callable[[Following, float], None]
-    stepped: Callable[[Engine], None]
     beat: float = field(default_factory=time.monotonic)  # when the thread last began something
     failure: BaseException | None = None
     draining: bool = False  # nothing new is taken
@@ -90,14 +89,18 @@ class Worker:
         """Seconds since the thread last began something."""
         return time.monotonic() - self.beat
 
-    def enter(self, count: int) -> None:
-        """Take places, if there are so many."""
+    def check(self, count: int = 0) -> None:
+        """Refuse what there is no place for."""
         if self.failure is not None:
             raise unavailable("the engine has died; the server must be started again", "engine_dead")
         if self.draining or self.stopped:
             raise leaving()
         if self.taken + count > self.places:
             raise busy(f"the queue is full: {self.taken} texts are under way or wait; try again in a moment", "queue_full")
+
+    def enter(self, count: int) -> None:
+        """Take places, if there are so many."""
+        self.check(count)
         self.taken += count
 
     def leave(self, count: int) -> None:
@@ -208,7 +211,6 @@ class Worker:
                     del self.active[following.text]
         if batch:
             self.call(lambda: deliver(batch))
-        self.stepped(engine)
 
 
 def leaving() -> Exception:
