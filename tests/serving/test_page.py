@@ -14,6 +14,7 @@ import tiny
 from playwright.sync_api import expect, sync_playwright
 
 from pellucid.api import Model
+from pellucid.network.families import FAMILIES
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
@@ -198,6 +199,33 @@ def test_a_text_branches_from_another_token(page, mode):
     assert tokens(page).all_inner_texts() == before
 
 
+SHAPE = {"d_model": 24, "layers": 1, "heads": 2, "kv_heads": 2, "d_head": 12, "d_mlp": 30}
+
+
+def test_an_encoder_decoder_answers_and_is_not_asked_to_go_on(browser, listen, model):
+    t5 = FAMILIES["t5"].new(vocab_size=model.config.vocab_size, context_length=64, tied=False, **SHAPE, decoder_layers=1)
+    with (
+        listen(Model(tiny.randomised(t5), model.tokenizer)) as (port, _),
+        visitor(browser, f"http://127.0.0.1:{port}/") as page,
+    ):
+        choose(page, "Completion")
+        say(page, "Alice was", length=8)
+        wait_for_end(page)
+        expect(page.locator(".said")).to_have_text("Alice was")
+        expect(page.get_by_role("button", name="Go on")).to_have_count(0)
+        tokens(page).first.hover()
+        expect(page.get_by_role("dialog")).to_be_visible()
+        expect(page.get_by_role("dialog").get_by_role("button")).to_have_count(0)
+
+
+def test_a_model_that_writes_nothing_says_so(browser, listen, model):
+    bert = FAMILIES["bert"].new(vocab_size=model.config.vocab_size, context_length=16, **SHAPE)
+    expected = "tiny reads texts but writes none; use it from a program: openapi.json says how."
+    encoder = Model(tiny.randomised(bert), model.tokenizer)
+    with listen(encoder) as (port, _), visitor(browser, f"http://127.0.0.1:{port}/") as page:
+        expect(page.get_by_role("alert")).to_contain_text(expected)
+
+
 def test_hostile_text_is_only_text(page):
     forced(page, HOSTILE)
     say(page, HOSTILE, length=120)
@@ -358,6 +386,7 @@ def test_a_narrow_screen_scrolls_in_one_direction(browser, address):
         page.get_by_role("button", name="Settings").tap()
         page.get_by_role("button", name="One column more").tap()
         assert fits()
+        assert page.evaluate("document.documentElement.scrollHeight") == 640
 
 
 CONTRASTS = """() => {

@@ -31,7 +31,9 @@ async function request(path, { body, signal } = {}) {
 /** What the server says of a request that it refuses: already a sentence, with the way out. */
 async function refused(response) {
   const { error } = await response.json().catch(() => ({}));
-  return new Trouble(sentence(error?.message ?? `the server answered ${response.status} ${response.statusText}; try again in a moment`));
+  return new Trouble(
+    sentence(error?.message ?? `the server answered ${response.status} ${response.statusText}; try again in a moment`),
+  );
 }
 
 /** The server's errors begin small and end without a full stop, as in a terminal. */

@@ -1,20 +1,24 @@
 // Where the page begins: it asks which model is served, and sets up what a reader needs for it.
 
-import { servedModel } from "./api.js";
+import { Trouble, servedModel } from "./api.js";
 import { Board } from "./board.js";
 import { $, element } from "./dom.js";
 import { canWrite, describe } from "./model.js";
 import { close, watchTokens } from "./peek.js";
 
 async function start() {
-  let model;
   try {
-    model = await servedModel();
+    begin(await servedModel());
   } catch (error) {
-    return complain(error);
+    if (!(error instanceof Trouble)) throw error;
+    complain(error);
   }
+}
+
+function begin(model) {
+  if (!canWrite(model))
+    throw new Trouble(`${model.id} reads texts but writes none; use it from a program: openapi.json says how.`);
   $("#columns").replaceChildren();
-  if (!canWrite(model)) return complain(new Error(`${model.id} reads texts but writes none, so there is nothing to do for this page. Programs can use it; openapi.json lists how.`));
   document.title = `${model.id} · Pellucid`;
   $("#model").textContent = model.id;
   $("#model").title = describe(model);

@@ -5,7 +5,7 @@ import { Column, randomSeed } from "./column.js";
 import { Composer } from "./composer.js";
 import { $, announce } from "./dom.js";
 import { Panel } from "./panel.js";
-import { initialSettings, summary } from "./settings.js";
+import { initialSettings, summary } from "./fields.js";
 
 const MOST = 4;
 
@@ -69,7 +69,9 @@ export class Board {
 
   /** Settings have changed, or what is under way. */
   changed() {
-    this.columns.forEach((column, at) => column.name(at + 1, this.columns.length, this.apart ? summary(column.settings, this.initial) : ""));
+    this.columns.forEach((column, at) =>
+      column.name(at + 1, this.columns.length, this.apart ? summary(column.settings, this.initial) : ""),
+    );
     this.everywhere.busy = this.columns.some((column) => column.busy);
   }
 

@@ -6,10 +6,10 @@ import { canGoOn, describe } from "./model.js";
 import { isOpen } from "./peek.js";
 import { Exchange } from "./exchange.js";
 
-const EMPTY = {
-  chat: "Ask something below. Point at any token of the answer, or go to it with the Tab and arrow keys, to see how likely it was and what else was close; choose another, and the answer goes on from there.",
-  completion: "Begin a text below, and the model goes on with it. Point at any token, or go to it with the Tab and arrow keys, to see how likely it was and what else was close; choose another, and the text goes on from there.",
-};
+const BEGIN = { chat: "Ask something below.", completion: "Begin a text below, and the model goes on with it." };
+const LOOK =
+  "Point at any token that it writes, or go there with the Tab and arrow keys, to see how likely it was and what else was " +
+  "close. Choose another, and the text goes on from there.";
 
 export class Column {
   constructor(board, settings) {
@@ -18,16 +18,27 @@ export class Column {
     this.first = { chat: null, completion: null };
     this.element = fromTemplate("column-template");
     this.scroll = $(".scroll", this.element);
-    this.composer = new Composer("Prompt", { send: (text) => this.say(text), stop: () => this.stop(), clear: () => this.clear() });
+    this.composer = new Composer("Prompt", {
+      send: (text) => this.say(text),
+      stop: () => this.stop(),
+      clear: () => this.clear(),
+    });
     $(".own", this.element).append(this.composer.element);
     this.atEnd = true;
-    this.scroll.addEventListener("scroll", () => (this.atEnd = this.scroll.scrollHeight - this.scroll.scrollTop - this.scroll.clientHeight < 40), { passive: true });
+    this.scroll.addEventListener(
+      "scroll",
+      () => (this.atEnd = this.scroll.scrollHeight - this.scroll.scrollTop - this.scroll.clientHeight < 40),
+      { passive: true },
+    );
     const goesOn = canGoOn(board.model);
     this.actions = {
       again: (version) => this.write(version.exchange.add()),
       retry: (version) => this.write(version),
       on: (version) => this.write(version),
-      branch: goesOn && ((version, { index, alternative }) => this.write(version.exchange.add([...version.tokens.list.slice(0, index), chosen(version, index, alternative)]))),
+      branch:
+        goesOn &&
+        ((version, { index, alternative }) =>
+          this.write(version.exchange.add([...version.tokens.list.slice(0, index), chosen(version, index, alternative)]))),
       seed: (seed) => board.useSeed(this, seed),
       drawn: () => this.follow(),
     };
@@ -47,7 +58,7 @@ export class Column {
   /** Show the transcript of the page's mode. */
   show() {
     for (const mode of ["chat", "completion"]) this.transcript(mode).hidden = mode !== this.mode;
-    $(".empty p + p", this.element).textContent = EMPTY[this.mode];
+    $(".empty p + p", this.element).textContent = `${BEGIN[this.mode]} ${LOOK}`;
     $(".empty", this.element).hidden = this.transcript().hasChildNodes();
     this.composer.mode = this.mode;
   }

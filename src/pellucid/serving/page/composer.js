@@ -25,7 +25,7 @@ export class Composer {
   set mode(mode) {
     this.textarea.placeholder = mode === "chat" ? "Say something" : "Begin a text; the model goes on";
     $("[name=send]", this.element).textContent = mode === "chat" ? "Send" : "Write";
-    $(".hint kbd ~ kbd", this.element).nextSibling.textContent = mode === "chat" ? " sends, " : " writes, ";
+    $(".hint span", this.element).textContent = mode === "chat" ? "sends" : "writes";
   }
 
   /** While something is written, the button that sends is the one that stops. */

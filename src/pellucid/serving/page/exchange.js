@@ -24,8 +24,13 @@ export class Exchange {
     version.exchange = this;
     this.versions.push(version);
     this.element.append(version.element);
-    for (const [name, step] of [["before", -1], ["after", 1]]) {
-      $(`[name=${name}]`, version.element).addEventListener("click", () => this.turn(this.versions.indexOf(version) + step, name));
+    for (const [name, step] of [
+      ["before", -1],
+      ["after", 1],
+    ]) {
+      $(`[name=${name}]`, version.element).addEventListener("click", () =>
+        this.turn(this.versions.indexOf(version) + step, name),
+      );
     }
     this.turn(this.versions.length - 1);
     return version;

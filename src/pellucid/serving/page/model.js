@@ -4,8 +4,8 @@ const COUNT = new Intl.NumberFormat("en", { notation: "compact", maximumFraction
 
 export const canWrite = ({ abilities = [] }) => abilities.includes("/v1/completions");
 
-/** Whether what the model writes goes on with what it reads; an encoder-decoder's is a text of its own. */
-export const canGoOn = ({ architecture }) => architecture !== "encoder-decoder";
+/** Whether what the model writes goes on with what it reads; an encoder-decoder's does not, which can score no prompt either. */
+export const canGoOn = ({ abilities = [] }) => abilities.includes("/v1/score");
 
 /** What a model is, in one line, as far as the server tells. */
 export function describe(model) {

@@ -24,7 +24,12 @@ export class Panel {
   edit(all, index = 0) {
     const focused = this.tabs.contains(document.activeElement);
     const choices = all.map((_, at) => {
-      const input = element("input", { type: "radio", name: "edited", checked: at === index, onchange: () => this.edit(all, at) });
+      const input = element("input", {
+        type: "radio",
+        name: "edited",
+        checked: at === index,
+        onchange: () => this.edit(all, at),
+      });
       input.setAttribute("aria-label", `Column ${at + 1}`);
       return element("label", {}, input, element("span", { textContent: at + 1 }));
     });
@@ -43,5 +48,6 @@ function tinting() {
   draw();
   const swatches = element("span", {}, ...LEVELS.map((level) => element("i", { className: `t${level}` })));
   const legend = element("p", { className: "legend", ariaHidden: "true" }, "sure", swatches, "surprised");
-  return element("div", { className: "setting check" }, element("label", {}, box, " Tint tokens by probability"), legend);
+  const note = element("small", { textContent: "The model’s own probabilities, before temperature and filters." });
+  return element("div", { className: "setting check" }, element("label", {}, box, " Tint tokens by probability"), legend, note);
 }

@@ -13,7 +13,7 @@ const peek = $("#peek");
 let shown = null; // { span, pinned }
 let timer;
 
-/** Listen to all tokens of the page. A token that takes another's place is told as the event "branch". */
+/** Listen to all tokens of the page. A token that takes another's place is told to its text as the event "branch". */
 export function watchTokens() {
   document.addEventListener("pointerover", ({ target, pointerType }) => {
     if (pointerType === "touch" || shown?.pinned) return;
@@ -34,7 +34,7 @@ export function watchTokens() {
     } else if (shown && !peek.contains(target)) close();
   });
   document.addEventListener("keydown", keys);
-  document.addEventListener("scroll", () => shown && place(), { capture: true, passive: true });
+  document.addEventListener("scroll", () => shown && position(), { capture: true, passive: true });
   addEventListener("resize", close);
 }
 
@@ -42,11 +42,8 @@ export function watchTokens() {
 export function close() {
   clearTimeout(timer);
   const was = shown;
-  const inside = peek.contains(document.activeElement);
+  if (peek.contains(document.activeElement)) was.span.focus({ preventScroll: true });
   shown = null;
-  peek.hidden = true;
-  if (inside) was.span.focus({ preventScroll: true });
-  shown = null; // focusing a token opens it
   peek.hidden = true;
   was?.span.classList.remove("open");
   return was !== null;
@@ -60,12 +57,13 @@ function open(span, pinned = false) {
   shown = { span, pinned };
   span.classList.add("open");
   const { tokens, index } = placeOf(span);
-  describe(tokens.list[index], tokens.fixed ? null : (alternative) => {
+  const branch = (alternative) => {
     close();
-    tokens.element.dispatchEvent(new CustomEvent("branch", { bubbles: true, detail: { index, alternative } }));
-  });
+    tokens.element.dispatchEvent(new CustomEvent("branch", { detail: { index, alternative } }));
+  };
+  describe(tokens.list[index], tokens.fixed ? null : branch);
   peek.hidden = false;
-  place();
+  position();
 }
 
 function describe(token, branch) {
@@ -76,7 +74,8 @@ function describe(token, branch) {
   $(".rank", peek).textContent = rankOf(token, rank);
   const listed = rank < 0 && share !== null ? [...token.top, token] : token.top;
   $("ol", peek).replaceChildren(...listed.map((other, at) => row(other, at === rank || other === token, branch)));
-  $(".hint", peek).textContent = branch && token.top.some((other, at) => at !== rank && isWhole(other)) ? "Choose another to go on from there." : "";
+  $(".hint", peek).textContent =
+    branch && token.top.some((other, at) => at !== rank && isWhole(other)) ? "Choose another to go on from there." : "";
 }
 
 function rankOf(token, rank) {
@@ -90,7 +89,11 @@ function row(token, written, branch) {
   const share = Math.exp(token.logprob);
   const bar = element("i", { className: "bar" });
   bar.style.width = `${Math.max(100 * share, 0.5)}%`;
-  const parts = [element("span", { className: "what", textContent: visible(token.text) || "∅" }), element("span", { className: "share", textContent: percent(share) }), bar];
+  const parts = [
+    element("span", { className: "what", textContent: visible(token.text) || "∅" }),
+    element("span", { className: "share", textContent: percent(share) }),
+    bar,
+  ];
   if (written || !branch || !isWhole(token)) return element("li", { className: written ? "written" : "fixed" }, ...parts);
   return element("li", {}, element("button", { type: "button", onclick: () => branch(token) }, ...parts));
 }
@@ -111,7 +114,7 @@ function keys(event) {
 }
 
 /** Below the token, or above it where there is no room. */
-function place() {
+function position() {
   const gap = 6;
   const token = shown.span.getClientRects()[0] ?? shown.span.getBoundingClientRect();
   const { width, height } = peek.getBoundingClientRect();

@@ -5,15 +5,17 @@ import { element } from "./dom.js";
 
 // From the surest to the most surprising: the class of a token is the number of these that its probability is below.
 const LEVELS = [0.9, 0.6, 0.3, 0.1, 0.02];
-export const isWhole = ({ bytes }) => !bytes || !new TextDecoder().decode(new Uint8Array(bytes)).includes("\ufffd");
-
+const newDecoder = () => new TextDecoder("utf-8", { ignoreBOM: true }); // which leaves one where it is
 const places = new WeakMap(); // span -> { tokens, index }
+
+/** Whether a token is whole characters, and so can be written as text. */
+export const isWhole = ({ bytes }) => !bytes || !newDecoder().decode(new Uint8Array(bytes)).includes("\ufffd");
 
 /** Where a token's span stands, or undefined for any other element. */
 export const placeOf = (span) => places.get(span);
 
 /**
- * A token is { text, bytes, logprob, top, id, chosen }: `top` holds the likeliest tokens at its place, with the same fields, and
+ * A token is { text, bytes, logprob, top, chosen }: `top` holds the likeliest tokens at its place, with the same fields, and
  * `chosen` says that the reader, not the model, took it. Without a logprob it is text of which no more is known.
  */
 export class Tokens {
@@ -23,17 +25,17 @@ export class Tokens {
     this.list = [];
     this.spans = [];
     this.texts = []; // of each token, as far as its characters are whole
-    this.line = lead ? element("div", { className: "line", dir: "auto" }, element("span", { className: "lead", textContent: inert(lead) })) : null;
-    if (this.line) holder.append(this.line);
+    this.line = null; // the one that goes on
+    if (lead) holder.append((this.line = newLine(element("span", { className: "lead", textContent: inert(lead) }))));
     this.active = -1;
     this.fixed = false; // whether no token can be exchanged
-    this.decoder = new TextDecoder(); // a character may take several tokens
+    this.settle();
     holder.addEventListener("keydown", (event) => this.move(event));
   }
 
   /** Append tokens. Each line is a block of its own, so that a long text is not laid out anew for every token. */
   append(tokens) {
-    const before = document.createDocumentFragment();
+    const lines = document.createDocumentFragment();
     for (const token of tokens) {
       const text = token.bytes ? this.decoder.decode(new Uint8Array(token.bytes), { stream: true }) : token.text;
       const span = element("span", { className: `token ${tint(token)}`, textContent: inert(text) });
@@ -42,17 +44,17 @@ export class Tokens {
       this.list.push(token);
       this.spans.push(span);
       this.texts.push(text);
-      this.line ??= before.appendChild(element("div", { className: "line", dir: "auto" }));
+      this.line ??= lines.appendChild(newLine());
       this.line.append(span);
       if (text.endsWith("\n")) this.line = null;
     }
-    this.element.append(before);
+    this.element.append(lines);
     if (this.active < 0 && this.spans.length) this.activate(0);
   }
 
-  /** Before more of the text comes: half a character that was left stays half. */
+  /** Begin to read the bytes of tokens, several of which may make a character; half a one from before stays half. */
   settle() {
-    this.decoder = new TextDecoder();
+    this.decoder = newDecoder();
   }
 
   /** What the tokens say. */
@@ -96,6 +98,8 @@ export class Tokens {
     now.setAttribute("aria-describedby", "peek");
   }
 }
+
+const newLine = (...children) => element("div", { className: "line", dir: "auto" }, ...children);
 
 function tint({ logprob, chosen }) {
   if (chosen || logprob === undefined) return "";

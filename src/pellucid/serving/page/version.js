@@ -19,7 +19,8 @@ export class Version {
     this.tokens.fixed = !actions.branch;
     this.waiting = [];
     this.frame = 0;
-    for (const name of ["retry", "on", "again"]) $(`[name=${name}]`, this.element).addEventListener("click", () => actions[name](this));
+    for (const name of ["retry", "on", "again"])
+      $(`[name=${name}]`, this.element).addEventListener("click", () => actions[name](this));
     $("[name=seed]", this.element).addEventListener("click", () => actions.seed(this.seed));
     $("[name=copy]", this.element).addEventListener("click", () => this.copy());
     $("[name=copy]", this.element).hidden = !navigator.clipboard;
@@ -95,7 +96,8 @@ export class Version {
 
   complain(error) {
     if (!(error instanceof Trouble)) console.error(error);
-    $(".trouble p", this.element).textContent = error instanceof Trouble ? error.message : "Something on this page went wrong. Reload it and try again.";
+    $(".trouble p", this.element).textContent =
+      error instanceof Trouble ? error.message : "Something on this page went wrong. Reload it and try again.";
     $(".trouble", this.element).hidden = false;
   }
 

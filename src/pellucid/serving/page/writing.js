@@ -1,7 +1,7 @@
 // From what the page wants written to the server's interfaces, and from their chunks to tokens.
 
 import { stream, tokenize } from "./api.js";
-import { requestFields } from "./settings.js";
+import { requestFields } from "./fields.js";
 
 const CLOSE = 5; // how many of the likeliest tokens to ask for at each place
 
@@ -18,7 +18,8 @@ export async function* write({ mode, model, said, messages, begun, settings }, s
   }
   const prompt = mode === "chat" ? await answerBegun(model, messages, begun, signal) : said + begun;
   const read = completionReader();
-  for await (const { choices } of stream("v1/completions", { ...common, prompt, logprobs: CLOSE }, signal)) if (choices.length) yield read(choices[0]);
+  for await (const { choices } of stream("v1/completions", { ...common, prompt, logprobs: CLOSE }, signal))
+    if (choices.length) yield read(choices[0]);
 }
 
 /** The tokens of a conversation whose last answer has begun: what the model goes on with. */
@@ -41,7 +42,10 @@ function completionReader() {
     length += [...text].length;
     const all = logprobs?.tokens.map((token, at) => ({
       ...named(token, logprobs.token_logprobs[at]),
-      top: Object.entries(logprobs.top_logprobs?.[at] ?? {}).map((other) => named(...other)).sort((a, b) => b.logprob - a.logprob).slice(0, CLOSE), // the token itself is among them, however unlikely
+      top: Object.entries(logprobs.top_logprobs?.[at] ?? {})
+        .map((other) => named(...other))
+        .sort((a, b) => b.logprob - a.logprob)
+        .slice(0, CLOSE), // the token itself is among them, however unlikely
     }));
     const tokens = all?.filter((_, at) => finish !== "stop" || logprobs.text_offset[at] < length);
     return { text, tokens: tokens ?? unknown(text), finish };
@@ -50,7 +54,10 @@ function completionReader() {
 
 /** A token by the name that it has among completions: its text, or its bytes if they are no whole characters. */
 function named(text, logprob) {
-  const bytes = /^bytes:((?:\\x[0-9a-f]{2})+)$/.exec(text)?.[1].match(/[0-9a-f]{2}/g).map((byte) => parseInt(byte, 16));
+  const bytes = /^bytes:((?:\\x[0-9a-f]{2})+)$/
+    .exec(text)?.[1]
+    .match(/[0-9a-f]{2}/g)
+    .map((byte) => parseInt(byte, 16));
   return { text, logprob, bytes: bytes ?? [...new TextEncoder().encode(text)] };
 }
 
