@@ -21,6 +21,7 @@ FLAGS += ["--disable-background-networking", "--disable-component-update"]
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script>![a](http://evil.test/a.png)\u202esdrawkcab </div>'
 KEYS = ("the-first-key-of-two", "the-second-key-of-two")
 ENDED = re.compile("reached its length|ended by itself")
+PATIENCE = 20_000  # milliseconds; a shared machine pauses when it likes
 FAILED = "Failed to load resource"  # what Chromium itself writes of an answer that is an error
 
 
@@ -31,6 +32,7 @@ def browser():
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(
             "no chromium here; install Debian's package of that name"
         )
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
@@ -57,7 +59,7 @@ def visitor(browser, address, *, failing=False, **options):
     The browser complains of nothing, or only of answers that are `failing`.
     """
     context = browser.new_context(**options)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     complaints = []
     page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
@@ -237,6 +239,16 @@ def test_hostile_text_is_only_text(page):
     tokens(page).first.hover()
     expect(page.get_by_role("dialog")).to_be_visible()
     assert page.get_by_role("dialog").locator("img, script, a").count() == 0
+
+
+def test_a_line_break_is_a_token_to_point_at(page):
+    choose(page, "Completion")
+    forced(page, "One\n\nTwo")
+    say(page, "Count:")
+    wait_for_end(page, "ended by itself")
+    page.locator(".break").first.hover()
+    expect(page.get_by_role("dialog").locator("q")).to_contain_text("↵")
+    assert page.locator(".tokens").text_content() == "Count:One\n\nTwo"
 
 
 def test_a_server_that_is_gone_is_said_kindly_and_tried_again(browser, listen, model):
@@ -448,10 +460,10 @@ def test_ten_thousand_tokens_stay_usable(page):
     body = "".join(f"data: {json.dumps(chunk(at))}\n\n" for at in range(10_000)) + "data: [DONE]\n\n"
     page.route("**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body))
     say(page, "Hello")
-    expect(page.locator(".facts")).to_contain_text("10,000 tokens", timeout=5000)
+    expect(page.locator(".facts")).to_contain_text("10,000 tokens")
     began = page.evaluate("performance.now()")
-    tokens(page).nth(9_990).click(timeout=2000)
+    tokens(page).nth(9_990).click()
     expect(page.get_by_role("dialog")).to_contain_text("w9990")
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("dialog")).to_contain_text("w9991")
-    assert page.evaluate("performance.now()") - began < 3000
+    assert page.evaluate("performance.now()") - began < 5000

@@ -26,6 +26,7 @@ export class Board {
     $("#fewer").addEventListener("click", () => this.remove());
     $("#differ").addEventListener("change", () => this.arrange());
     $("#send-all").addEventListener("click", () => this.columns.forEach((column) => column.composer.send()));
+    $("#tools").hidden = false;
     this.setMode(mode);
     this.add();
   }

@@ -40,6 +40,7 @@ export class Tokens {
       const text = token.bytes ? this.decoder.decode(new Uint8Array(token.bytes), { stream: true }) : token.text;
       const span = element("span", { className: `token ${tint(token)}`, textContent: inert(text) });
       if (token.chosen) span.classList.add("chosen");
+      if (/^\n+$/.test(text)) span.classList.add("break"); // has no width of its own to point at
       places.set(span, { tokens: this, index: this.list.length });
       this.list.push(token);
       this.spans.push(span);
