@@ -18,7 +18,7 @@ def serve(
     slots: int = 16,
     context: int | None = None,
     queue: int = 256,
-    per_key: int = 64,
+    per_key: int = 128,
     timeout: float = 600.0,
     read_timeout: float = 20.0,
     grace: float = 30.0,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 PATH = "/v1/completions"
+NO_SPECIAL = {"0": -100, "1": -100, "2": -100}
 
 
 def joined(events):
@@ -32,12 +33,12 @@ def test_a_completion_is_what_the_library_writes(with_server, model):
 
     answer = with_server(inside)
     expected = model.generate("Alice was", max_tokens=20, **fields)
-    assert answer["choices"] == [{"index": 0, "text": expected.text, "logprobs": None, "finish_reason": "length"}]
+    assert answer["choices"] == [{"index": 0, "text": expected.text, "logprobs": None, "finish_reason": expected.finish_reason}]
     assert (answer["object"], answer["model"], answer["seed"]) == ("text_completion", "tiny", 7)
     assert answer["usage"] == {
         "prompt_tokens": len(model.tokenizer.encode("Alice was")),
-        "completion_tokens": 20,
-        "total_tokens": len(model.tokenizer.encode("Alice was")) + 20,
+        "completion_tokens": len(expected.tokens),
+        "total_tokens": len(model.tokenizer.encode("Alice was")) + len(expected.tokens),
         "prompt_tokens_details": {"cached_tokens": 0},
     }
 
@@ -113,9 +114,45 @@ def scored(model, ids):
     return logprobs[:-1].gather(1, torch.tensor(ids)[1:, None])[:, 0]
 
 
+def test_an_answer_of_more_log_probabilities_than_anyone_reads_is_refused(with_server, monkeypatch):
+    monkeypatch.setattr("pellucid.serving.service.MOST_PLACES", 100)
+
+    async def inside(server):
+        common = {"prompt": [5] * 20, "echo": True, "max_tokens": 1}
+        return await server.refused(400, PATH, **common, logprobs=4), await server.ask(PATH, **common, logprobs=3)
+
+    error, _ = with_server(inside)
+    assert error["param"] == "logprobs"
+
+
+def test_a_prompt_of_too_many_characters_is_refused_before_it_is_read(with_server, monkeypatch):
+    def never(*words):
+        raise AssertionError("it was read")
+
+    async def inside(server):
+        monkeypatch.setattr("pellucid.serving.service.encode", never)
+        return await server.refused(400, PATH, prompt="a " * 100_000)
+
+    assert with_server(inside)["code"] == "context_length_exceeded"
+
+
+def test_what_cannot_be_repeated_takes_no_place(with_server, model):
+    """The network has rows for more tokens than the tokenizer has names."""
+    nameless = [model.tokenizer.vocab_size + 1]
+
+    async def inside(server):
+        error = await server.refused(400, PATH, prompt=nameless, echo=True)
+        return error, await server.ask(PATH, prompt=nameless, max_tokens=2, logprobs=2), server.service.worker.taken
+
+    error, answer, taken = with_server(inside)
+    assert "is not a token of this tokenizer" in error["message"]
+    assert answer["choices"]
+    assert taken == 0
+
+
 def test_offsets_are_those_of_the_characters(with_server, model):
     async def inside(server):
-        return await server.ask(PATH, prompt="Alice was", echo=True, max_tokens=30, logprobs=0, seed=2)
+        return await server.ask(PATH, prompt="Alice was", echo=True, max_tokens=30, logprobs=0, seed=2, logit_bias=NO_SPECIAL)
 
     [choice] = with_server(inside)["choices"]
     found, text = choice["logprobs"], choice["text"]

@@ -13,7 +13,7 @@ from pellucid.serving import ServeSettings
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 KEYS = ("the first key of two".replace(" ", "-"), "the-second-key-of-two")
-LONG = {"prompt": "Alice", "max_tokens": 200, "logit_bias": {"0": -100}}  # never ends by itself
+LONG = {"prompt": "Alice", "max_tokens": 60, "logit_bias": {"0": -100}}  # never ends by itself
 
 
 def bearer(key):

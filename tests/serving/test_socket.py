@@ -95,6 +95,16 @@ def test_a_second_head_must_come_in_time_too(model):
     assert b"HTTP/1.1 408" in answer
 
 
+def test_a_connection_without_a_request_is_closed_in_silence(model):
+    with listening(model, read_timeout=0.4) as (port, _), socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.settimeout(10)
+        assert all_of(connection) == b""
+        with socket.create_connection(("127.0.0.1", port)) as kept:
+            kept.settimeout(10)
+            kept.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert all_of(kept).endswith(b'{"status":"ok"}')
+
+
 def test_a_body_that_trickles_is_a_408(model):
     with listening(model, read_timeout=0.4) as (port, _), socket.create_connection(("127.0.0.1", port)) as connection:
         connection.settimeout(10)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -19,7 +18,7 @@ from pellucid.serving.writing import Writing
 
 logger = logging.getLogger("pellucid.serving")
 
-ALIVE = b": still at work\n\n"  # a comment, which keeps proxies from closing a quiet stream
+ALIVE = ": still at work\n\n"  # a comment, which keeps proxies from closing a quiet stream
 DONE = "data: [DONE]\n\n"
 
 
@@ -101,24 +100,12 @@ class EventStream(Response):
             noted(self.call, self.writing)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The events as bytes, a sign of life in silence, and the end."""
-        coming: asyncio.Future[str] | None = None
+        """The events as bytes, the last of which says that nothing more comes."""
         try:
-            while True:
-                coming = coming or asyncio.ensure_future(anext(self.events))
-                done, _ = await asyncio.wait({coming}, timeout=self.call.service.settings.heartbeat)
-                if not done:
-                    yield ALIVE
-                    continue
-                yield coming.result().encode()
-                coming = None
-        except StopAsyncIteration:
-            pass
+            async for event in self.events:
+                yield event.encode()
         except Exception as error:
             told = as_api_error(error)
             self.call.note(error=told.code)
             yield f"data: {told.json}\n\n".encode()
-        finally:
-            if coming is not None:
-                coming.cancel()
         yield self.done.encode()

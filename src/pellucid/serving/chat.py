@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema, model_validator
 from starlette.responses import Response
 
 from pellucid.generation.settings import Sampling
-from pellucid.serving.answers import EventStream, Usage, as_json, event, new_id, noted, usage_of
+from pellucid.generation.text import Text
+from pellucid.serving.answers import ALIVE, EventStream, Usage, as_json, event, new_id, noted, usage_of
 from pellucid.serving.bodies import Body
 from pellucid.serving.fields import TOP, Asking, wrong
 from pellucid.serving.logprobs import ChatLogprobs, TokenLogprob, Transcript, for_chat
@@ -134,15 +135,17 @@ def talk_of(messages: list[ChatMessage]) -> list[Message]:
 
 def encoded(service: Service, messages: list[Message]) -> list[int]:
     """The tokens of a conversation, up to where the assistant is to go on."""
+    for message in messages:
+        service.check_length(message["content"])
     return encode_chat(service.model.tokenizer, service.template, messages, add_generation_prompt=True)
 
 
 class Told:
     """What is told of the answers to one request, in pieces or at once."""
 
-    def __init__(self, call: Call, asked: ChatRequest, writing: Writing, sampling: Sampling) -> None:
+    def __init__(self, call: Call, asked: ChatRequest, texts: Sequence[Text], sampling: Sampling) -> None:
         self.asked, self.tokenizer = asked, call.service.model.tokenizer
-        self.texts = [following.text for following in writing.following]
+        self.texts = texts
         self.transcripts = [Transcript(text, self.tokenizer) for text in self.texts]
         self.common: dict[str, Any] = {
             "id": new_id("chatcmpl"), "created": int(time.time()), "model": call.service.name,
@@ -168,14 +171,17 @@ class Told:
 async def chat(call: Call, asked: ChatRequest) -> Response:
     service, n, sampling, streamed = call.service, asked.n or 1, asked.sampling(), bool(asked.stream)
     service.check("/v1/chat/completions", asked.model)
-    prompt = await service.read(lambda: encoded(service, talk_of(asked.messages)), call.deadline)
+    talk = talk_of(asked.messages)
+    call.note_text(messages=talk)
+    prompt = await service.read(lambda: encoded(service, talk), call.deadline)
     limit = "max_completion_tokens" if asked.max_tokens is None else "max_tokens"
     most, tops = asked.max_tokens or asked.max_completion_tokens, asked.top_logprobs or 0
-    wish = Wish(prompts=[prompt], max_tokens=most, n=n, top_logprobs=tops, streamed=streamed, limit=limit)
-    writing = await service.write(call, asked, sampling, wish)
-    told = Told(call, asked, writing, sampling)
+    wish = Wish(prompts=[prompt], max_tokens=most, n=n, top_logprobs=tops, limit=limit)
+    texts = await service.prepare(call, asked, sampling, wish)
+    told = Told(call, asked, texts, sampling)
+    writing = service.begin(call, texts, streamed=streamed)
     if streamed:
-        return EventStream(call, writing, events(asked, writing, told))
+        return EventStream(call, writing, events(asked, writing, told, call.service.settings.heartbeat))
     try:
         choices = [told.choice(news) async for news in writing.news()]
     finally:
@@ -186,7 +192,7 @@ async def chat(call: Call, asked: ChatRequest) -> Response:
     return as_json(ChatCompletion(**told.common, object="chat.completion", choices=choices, usage=usage))
 
 
-async def events(asked: ChatRequest, writing: Writing, told: Told) -> AsyncIterator[str]:
+async def events(asked: ChatRequest, writing: Writing, told: Told, heartbeat: float) -> AsyncIterator[str]:
     """The stream: who speaks, an event for each piece, how each answer ended, and the usage."""
     unused: dict[str, Usage | None] = {"usage": None} if asked.usage_at_end else {}
 
@@ -197,7 +203,10 @@ async def events(asked: ChatRequest, writing: Writing, told: Told) -> AsyncItera
 
     for number in range(len(told.texts)):
         yield piece(number, ChatDelta(role="assistant", content=""))
-    async for news in writing.news():
+    async for news in writing.paced(heartbeat):
+        if news is None:
+            yield ALIVE
+            continue
         places = told.places(news)
         if news.piece or places:
             yield piece(news.number, ChatDelta(content=news.piece), places)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 from starlette.responses import Response
 
 from pellucid.generation.settings import Sampling
-from pellucid.serving.answers import EventStream, Usage, as_json, event, new_id, noted, usage_of
+from pellucid.generation.text import Text
+from pellucid.serving.answers import ALIVE, EventStream, Usage, as_json, event, new_id, noted, usage_of
 from pellucid.serving.errors import refusal
 from pellucid.serving.fields import TOP, Asking, Prompts, wrong
 from pellucid.serving.logprobs import CompletionLogprobs, Place, Transcript, ending_place, for_completions, prompt_places
@@ -59,9 +60,9 @@ class Completion(BaseModel):
 class Told:
     """What is told of the texts of one request, in pieces or at once."""
 
-    def __init__(self, call: Call, asked: CompletionRequest, writing: Writing, sampling: Sampling) -> None:
+    def __init__(self, call: Call, asked: CompletionRequest, texts: Sequence[Text], sampling: Sampling) -> None:
         self.asked, self.tokenizer = asked, call.service.model.tokenizer
-        self.texts = [following.text for following in writing.following]
+        self.texts = texts
         self.echoes = [self.echo(call, number) for number in range(len(self.texts))]
         self.transcripts = [
             Transcript(text, self.tokenizer, len(echo)) for text, echo in zip(self.texts, self.echoes, strict=True)
@@ -106,16 +107,17 @@ async def complete(call: Call, asked: CompletionRequest) -> Response:
         n=n,
         top_logprobs=asked.logprobs or 0,
         prompt_logprobs=bool(asked.echo and (asked.logprobs is not None or asked.max_tokens == 0)),
-        streamed=streamed,
     )
     if wish.prompt_logprobs and call.service.model.config.architecture == "encoder-decoder":
         raise refusal("an encoder-decoder gives its prompt no probability; leave echo or logprobs out", "echo")
-    writing = await call.service.write(call, asked, sampling, wish)
-    told = Told(call, asked, writing, sampling)
+    call.note_text(prompts=asked.prompt)
+    texts = await call.service.prepare(call, asked, sampling, wish)
+    told = Told(call, asked, texts, sampling)
+    writing = call.service.begin(call, texts, streamed=streamed)
     if streamed:
-        return EventStream(call, writing, events(asked, writing, told))
+        return EventStream(call, writing, events(asked, writing, told, call.service.settings.heartbeat))
     try:
-        choices = [told.choice(news) async for news in writing.news()]
+        choices = [await choice_of(call, told, news) async for news in writing.news()]
     finally:
         writing.close()
         noted(call, writing)
@@ -123,10 +125,20 @@ async def complete(call: Call, asked: CompletionRequest) -> Response:
     return as_json(told.completion(choices, usage=usage_of(told.texts, n)))
 
 
-async def events(asked: CompletionRequest, writing: Writing, told: Told) -> AsyncIterator[str]:
+async def choice_of(call: Call, told: Told, news: News) -> CompletionChoice:
+    """A whole text; one with log-probabilities may hold thousands of them, and is not made on the event loop."""
+    if told.asked.logprobs is None:
+        return told.choice(news)
+    return await call.service.read(lambda: told.choice(news), call.deadline)
+
+
+async def events(asked: CompletionRequest, writing: Writing, told: Told, heartbeat: float) -> AsyncIterator[str]:
     """The stream: an event for each piece, and one for the usage."""
     unused: dict[str, Usage | None] = {"usage": None} if asked.usage_at_end else {}
-    async for news in writing.news():
+    async for news in writing.paced(heartbeat):
+        if news is None:
+            yield ALIVE
+            continue
         choice = told.choice(news)
         if choice.text or choice.finish_reason or (choice.logprobs is not None and choice.logprobs.tokens):
             yield event(told.completion([choice], **unused))

@@ -54,7 +54,7 @@ async def embeddings(call: Call, asked: EmbeddingRequest) -> Response:
     rows = await service.read(lambda: framed(service, asked.input), call.deadline)
     count = sum(map(len, rows))
     call.note(prompt_tokens=count, texts=len(rows))
-    call.note_text(prompts=[service.text_of(one) for one in asked.input])
+    call.note_text(prompts=asked.input)
     vectors: dict[int, npt.NDArray[np.float32]] = {}
     for batch in alike(rows):
         work = partial(vectors_of, service, [rows[number] for number in batch])
@@ -73,6 +73,9 @@ def framed(service: Service, inputs: Sequence[Prompt]) -> list[list[int]]:
     """The tokens of texts, between those that the model expects around them. None is empty, none too long."""
     tokenizer, longest = service.model.tokenizer, min(service.pooling.longest or service.context, service.context)
     before, after = tokenizer.frame
+    for one in inputs:
+        if isinstance(one, str):
+            service.check_length(one)
     texts = iter(tokenizer.encode_batch([one for one in inputs if isinstance(one, str)], framed=True))
     rows: list[list[int]] = [next(texts).tolist() if isinstance(one, str) else [*before, *one, *after] for one in inputs]
     for number, row in enumerate(rows):

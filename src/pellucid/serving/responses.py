@@ -10,7 +10,8 @@ from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 from starlette.responses import Response
 
 from pellucid.generation.settings import Sampling
-from pellucid.serving.answers import EventStream, as_api_error, as_json, event, new_id, noted, usage_of
+from pellucid.generation.text import Text
+from pellucid.serving.answers import ALIVE, EventStream, as_api_error, as_json, event, new_id, noted, usage_of
 from pellucid.serving.bodies import Body
 from pellucid.serving.chat import MESSAGES, PARTS, encoded
 from pellucid.serving.fields import TOP, AnyObject, Drawing, PlainText, bounded, listed, wrong
@@ -140,8 +141,8 @@ class ResponseRequest(Drawing):
 class Told:
     """A response while it is made."""
 
-    def __init__(self, call: Call, asked: ResponseRequest, writing: Writing, sampling: Sampling) -> None:
-        self.asked, self.tokenizer, self.text = asked, call.service.model.tokenizer, writing.following[0].text
+    def __init__(self, call: Call, asked: ResponseRequest, text: Text, sampling: Sampling) -> None:
+        self.asked, self.tokenizer, self.text = asked, call.service.model.tokenizer, text
         self.id, self.item_id, self.number = new_id("resp"), new_id("msg"), 0
         self.transcript = Transcript(self.text, self.tokenizer)
         self.written, self.places = "", list[TokenLogprob]()
@@ -156,9 +157,12 @@ class Told:
             "truncation": "disabled",
         }  # fmt: skip
 
-    async def pieces(self, writing: Writing) -> AsyncIterator[tuple[str, list[TokenLogprob]]]:
-        """What is new of the text, each time."""
-        async for news in writing.news():
+    async def pieces(self, writing: Writing, silence: float) -> AsyncIterator[tuple[str, list[TokenLogprob]] | None]:
+        """What is new of the text, each time; None for so many seconds of silence."""
+        async for news in writing.paced(silence):
+            if news is None:
+                yield None
+                continue
             places = for_chat(self.transcript.take(news), self.tokenizer) if self.asked.tells_logprobs else []
             self.written += news.piece
             self.places += places
@@ -210,15 +214,18 @@ class Told:
 async def respond(call: Call, asked: ResponseRequest) -> Response:
     service, sampling, streamed = call.service, asked.sampling(), bool(asked.stream)
     service.check("/v1/responses", asked.model)
-    prompt = await service.read(lambda: encoded(service, asked.conversation()), call.deadline)
+    talk = asked.conversation()
+    call.note_text(messages=talk)
+    prompt = await service.read(lambda: encoded(service, talk), call.deadline)
     most, tops = asked.max_output_tokens, asked.top_logprobs or 0
-    wish = Wish(prompts=[prompt], max_tokens=most, top_logprobs=tops, streamed=streamed, limit="max_output_tokens")
-    writing = await service.write(call, asked, sampling, wish)
-    told = Told(call, asked, writing, sampling)
+    wish = Wish(prompts=[prompt], max_tokens=most, top_logprobs=tops, limit="max_output_tokens")
+    [text] = texts = await service.prepare(call, asked, sampling, wish)
+    told = Told(call, asked, text, sampling)
+    writing = service.begin(call, texts, streamed=streamed)
     if streamed:
         return EventStream(call, writing, events(call, writing, told), done="")
     try:
-        async for _ in told.pieces(writing):
+        async for _ in told.pieces(writing, float("inf")):
             pass
     finally:
         writing.close()
@@ -234,7 +241,11 @@ async def events(call: Call, writing: Writing, told: Told) -> AsyncIterator[str]
     try:
         yield told.tell(ItemEvent, "response.output_item.added", output_index=0, item=told.item())
         yield told.tell(PartEvent, "response.content_part.added", **place, part=told.part())
-        async for piece, places in told.pieces(writing):
+        async for new in told.pieces(writing, call.service.settings.heartbeat):
+            if new is None:
+                yield ALIVE
+                continue
+            piece, places = new
             yield told.tell(DeltaEvent, "response.output_text.delta", **place, delta=piece, logprobs=places)
     except Exception as error:
         problem = as_api_error(error).answer.error

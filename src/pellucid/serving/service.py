@@ -34,6 +34,8 @@ Value = TypeVar("Value")
 
 READERS = 2  # threads that make tokens of texts
 COMPILING = 20.0  # seconds that a request waits for its grammar
+MOST_PLACES = 4_000_000  # log-probabilities that one answer may tell: about 100 MB
+SHRINKING = 4  # characters that normalising may make one of
 
 
 @dataclass
@@ -74,7 +76,6 @@ class Wish:
     n: int = 1
     top_logprobs: int = 0
     prompt_logprobs: bool = False
-    streamed: bool = False
     limit: str = "max_tokens"  # the name of the field
 
 
@@ -143,8 +144,8 @@ class Service:
         """The result of work that needs a processor, but not the network."""
         return await within(asyncio.get_running_loop().run_in_executor(self.readers, work), deadline)
 
-    async def write(self, call: Call, asked: Drawing, sampling: Sampling, wish: Wish) -> Writing:
-        """Begin to write what is asked for; who gets it closes it."""
+    async def prepare(self, call: Call, asked: Drawing, sampling: Sampling, wish: Wish) -> list[Text]:
+        """The texts that are to be written. Raises what is wrong with the request."""
         if (count := len(wish.prompts) * wish.n) > (most := self.worker.places):
             raise refusal(f"{count} texts are asked for at once, and {most} are allowed; ask for fewer", "n")
         self.worker.check(count)
@@ -155,16 +156,26 @@ class Service:
         else:
             texts = await self.read(work, call.deadline)
         call.note(prompt_tokens=sum(len(text.request.prompt) for text in texts[:: wish.n]), seed=sampling.seed)
-        call.note_text(prompts=[self.text_of(prompt) for prompt in wish.prompts])
-        return self.worker.write(texts, streamed=wish.streamed, deadline=call.deadline)
+        return texts
+
+    def begin(self, call: Call, texts: Sequence[Text], *, streamed: bool) -> Writing:
+        """Begin to write them; who gets this closes it, whatever happens."""
+        return self.worker.write(texts, streamed=streamed, deadline=call.deadline)
 
     def texts(self, asked: Drawing, sampling: Sampling, wish: Wish) -> list[Text]:
         network, tokenizer, constraint = self.model.network, self.model.tokenizer, asked.constraint()
         ends = self.model.ends | frozenset(asked.stop_token_ids or ())
-        made = []
+        made, places = list[Text](), 0
         for prompt in wish.prompts:
+            if isinstance(prompt, str):
+                self.check_length(prompt)
             ids = encode(network, tokenizer, prompt)
             room = self.room(len(ids), wish)
+            places += ((len(ids) if wish.prompt_logprobs else 0) + room) * wish.n * (1 + wish.top_logprobs)
+            if places > MOST_PLACES and (wish.top_logprobs or wish.prompt_logprobs):
+                raise refusal(
+                    "the answer could hold too many log-probabilities; ask for fewer texts, tokens or logprobs", "logprobs"
+                )
             for choice in range(wish.n):
                 request = requested(
                     network, tokenizer, ids, room, sampling, asked.stop, ends, choice,
@@ -186,6 +197,23 @@ class Service:
                 "context_length_exceeded",
             )
         return self.context - before if wish.max_tokens is None else wish.max_tokens
+
+    @cached_property
+    def longest_token(self) -> int | None:
+        """The most characters that a token may stand for; None where there is no limit, as for what is dropped or unknown."""
+        tokenizer = self.model.tokenizer
+        if tokenizer.kind not in ("bpe", "chars"):
+            return None
+        return SHRINKING * max(len(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size))
+
+    def check_length(self, text: str) -> None:
+        """Refuse a text that is too long whatever its tokens are, before seconds are spent on making them."""
+        if self.longest_token is not None and len(text) > self.longest_token * (self.context + 1):
+            raise refusal(
+                f"the model's maximum context length is {self.context:,} tokens, but the prompt has {len(text):,} characters, "
+                "which are more; shorten the prompt",
+                code="context_length_exceeded",
+            )
 
     def text_of(self, prompt: Prompt) -> str:
         return prompt if isinstance(prompt, str) else self.model.tokenizer.decode(prompt)

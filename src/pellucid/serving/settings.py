@@ -26,7 +26,7 @@ class ServeSettings:
     hosts: tuple[str, ...] = ()  # names, besides its own, under which clients may call the server
     max_body: int = 4_000_000  # bytes of a request
     queue: int = 256  # texts and other work that wait
-    per_key: int = 64  # requests under way for one key; without keys, for one address
+    per_key: int = 128  # requests under way for one key; without keys, for one address
     timeout: float = 600.0  # seconds that a request may take
     read_timeout: float = 20.0  # seconds in which a request must be sent, and in which a client must read something
     heartbeat: float = 10.0  # seconds of silence after which a stream says that it is alive

@@ -104,6 +104,12 @@ class Writing:
 
     async def news(self) -> AsyncIterator[News]:
         """Everything that is told of the texts, until all have ended. Raises what they failed of, or a 408 at the deadline."""
+        async for news in self.paced(float("inf")):
+            if news is not None:
+                yield news
+
+    async def paced(self, silence: float) -> AsyncIterator[News | None]:
+        """The same, with None for every so many seconds in which nothing was told."""
         unheard = len(self.following)  # texts whose end is not heard yet
         while unheard:
             self.changed.clear()
@@ -115,8 +121,19 @@ class Writing:
                 yield news
             if unheard and self.failed is not None:
                 raise self.failed
-            if unheard:
-                await within(self.changed.wait(), self.deadline)
+            if unheard and not await self.change(silence):
+                yield None
+
+    async def change(self, silence: float) -> bool:
+        """Wait until there is something new; False after that many seconds of silence."""
+        left = self.deadline - time.monotonic()
+        try:
+            async with asyncio.timeout(min(silence, left)):
+                return await self.changed.wait()
+        except TimeoutError:
+            if silence >= left:
+                raise late() from None
+            return False
 
     def close(self) -> None:
         """Let go of what is not finished, wherever it stands."""
@@ -131,4 +148,8 @@ async def within(awaited: Awaitable[Value], deadline: float) -> Value:
         async with asyncio.timeout(deadline - time.monotonic()):
             return await awaited
     except TimeoutError:
-        raise ApiError(408, "the request took longer than this server allows; ask for less", "timeout") from None
+        raise late() from None
+
+
+def late() -> ApiError:
+    return ApiError(408, "the request took longer than this server allows; ask for less", "timeout")
