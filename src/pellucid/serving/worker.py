@@ -181,8 +181,9 @@ class Worker:
         if self.jobs:
             self.jobs.popleft().do()
         if self.engine is not None and self.engine.busy:
+            began = time.monotonic()
             self.engine.step()
-            self.tell(self.engine)
+            self.tell(self.engine, began)
 
     def add(self, writing: Writing) -> None:
         assert self.engine is not None, "texts are asked of models that write them"
@@ -196,14 +197,14 @@ class Worker:
             if self.active.pop(following.text, None) is not None:
                 self.engine.cancel(following.text)
 
-    def tell(self, engine: Engine) -> None:
+    def tell(self, engine: Engine, began: float) -> None:
         """Give what a step has brought to those who asked for it."""
         now, batch = time.monotonic(), list[tuple[Writing, News]]()
         for place in engine.places:
-            self.active[place.text].admit(now)
+            self.active[place.text].admit(began)
         for following in [*self.active.values()]:
             if following.moved():
-                following.admit(now)
+                following.admit(began)
                 self.progressed(following, now)
                 if (news := following.news()) is not None:
                     batch.append((following.writing, news))

@@ -47,9 +47,10 @@ class Following:
         """Whether there are more tokens than before, or an end."""
         return bool(len(self.text.tokens) > self.counted or self.text.finish_reason)
 
-    def admit(self, now: float) -> None:
+    def admit(self, when: float) -> None:
+        """It has a place in the engine since a step that began then."""
         if self.admitted is None:
-            self.admitted = now
+            self.admitted = when
 
     def news(self) -> News | None:
         """What is new since the last call; of a text that is wanted whole nothing before its end."""
