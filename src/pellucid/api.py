@@ -15,6 +15,7 @@ from torch import Tensor
 from pellucid.converting import check_free, convert, write_model
 from pellucid.core.errors import ConfigError, CorpusError, ModelError
 from pellucid.core.machine import cpu_cores
+from pellucid.core.precision import Bits, Group, Holding
 from pellucid.core.progress import Progress, Silent
 from pellucid.core.run import RunFolder
 from pellucid.evaluation.embed import Mode, Pooling, embed
@@ -28,6 +29,7 @@ from pellucid.evaluation.predict import TOKENS, Prediction, known_temperature, p
 from pellucid.finetuning import teach
 from pellucid.generation import generate as writing
 from pellucid.generation.constrain import Constraint
+from pellucid.generation.rates import Rates, measure
 from pellucid.generation.settings import Sampling, SamplingFields
 from pellucid.generation.text import Generation
 from pellucid.loading import Dtype, end_ids, open_model, special_ids
@@ -234,6 +236,10 @@ class Model:
         one = [texts] if isinstance(texts, str) else texts
         return embed(self.network, self.tokenizer, one, chosen, truncate=truncate)
 
+    def rates(self, *, texts: Sequence[int] = (1, 8), prompt: int = 64, tokens: int = 64) -> Rates:
+        """How fast it writes so many texts at once on this machine: `pellucid bench`."""
+        return measure(self.network, self.tokenizer, texts=texts, prompt=prompt, tokens=tokens)
+
     def save(self, folder: str | Path, *, force: bool = False) -> None:
         """Write a Hugging Face-shaped model folder."""
         path = Path(folder)
@@ -267,15 +273,30 @@ class TaskRun(Run):
     grades: Grades | None  # on the test rows; None if there are none
 
 
-def load(source: str | Path, *, device: str = "cpu", dtype: Dtype | None = None, revision: str | None = None) -> Model:
+def load(
+    source: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: Dtype | None = None,
+    revision: str | None = None,
+    precision: Bits | None = None,
+    group: Group = 32,
+    symmetric: bool = False,
+) -> Model:
     """A model from a run folder (its model, or its newest checkpoint if it is not finished), a Hugging Face-shaped folder, a
     `.gguf` file, a llama2.c `.bin` file, or the hub by its name.
 
-    Without `dtype` weights keep the type they are stored in; quantised ones become fp32. Weights that we wrote are held
-    against their hash: a flipped byte is an error that names the file.
+    Without `dtype` weights keep the type they are stored in; quantised ones become fp32. Weights that we wrote are compared
+    with their hash: a flipped byte is an error that names the file.
+    With a `precision` (auto, fp32, bf16, f16, int8, int4) the model is for reading and writing only, and faster at it: it can
+    neither be saved nor asked for gradients. int4 has a scale for each `group` of weights (32, 64, 128), and a zero point
+    unless `symmetric`.
     """
+    if precision is None and (group, symmetric) != (32, False):
+        raise ConfigError("group and symmetric have no effect without precision='int4'; leave them out")
+    holding = None if precision is None else Holding(precision=precision, group=group, symmetric=symmetric)
     torch.set_num_threads(min(torch.get_num_threads(), cpu_cores()))  # torch does not know of a container's quota
-    opened = open_model(source, device=device, dtype=dtype, revision=revision)
+    opened = open_model(source, device=device, dtype=dtype, revision=revision, holding=holding)
     return Model(*opened, ends=end_ids(special_ids(opened.path, opened.tokenizer)))
 
 

@@ -16,11 +16,23 @@ from pydantic import ValidationError
 
 import pellucid
 from pellucid.cli_adapter import adapter
+from pellucid.cli_bench import bench
 from pellucid.cli_evaluate import evaluate
 from pellucid.cli_finetune import finetune
 from pellucid.cli_predict import predict
 from pellucid.cli_serve import serve
-from pellucid.cli_shared import STDIN, USUAL, ReadingOptions, dashes, merge, show_json, show_table, with_dashes
+from pellucid.cli_shared import (
+    STDIN,
+    USUAL,
+    USUAL_HOLDING,
+    HoldingOptions,
+    ReadingOptions,
+    dashes,
+    merge,
+    show_json,
+    show_table,
+    with_dashes,
+)
 from pellucid.cli_tokenizer import tokenizer
 from pellucid.core.errors import ConfigError, PellucidError
 from pellucid.core.progress import console
@@ -46,6 +58,7 @@ app.command(tokenizer)
 app.command(evaluate)
 app.command(adapter)
 app.command(serve)
+app.command(bench)
 
 TOLD = ("text", "tokens", "logprobs", "finish_reason")  # of what was written, as JSON
 RECIPES = {recipe.__name__: recipe for recipe in (Recipe, FinetuneRecipe)}
@@ -221,6 +234,7 @@ def generate(
     beams: int = 1,
     chat: bool = False,
     json: bool = False,
+    holding: HoldingOptions = USUAL_HOLDING,
     sampling: SamplingOptions = Sampling(),  # noqa: B008 - frozen
 ) -> None:
     """Continue a text, or answer it.
@@ -253,7 +267,7 @@ def generate(
     from pellucid import api
 
     text = sys.stdin.read() if prompt == STDIN else prompt
-    loaded = api.load(model)
+    loaded = api.load(model, **asdict(holding))
     options: dict[str, Any] = {"max_tokens": max_tokens, "stop": stop or (), "beams": beams}
     options |= {"schema": None if schema is None else read_schema(schema), "regex": regex, "choices": choices}
     options |= vars(sampling) | {"logit_bias": dict(sampling.logit_bias)}
@@ -345,7 +359,7 @@ def convert(
     out: Path,
     *,
     to: Literal["hf", "gguf"],
-    dtype: Literal["f32", "bf16", "f16", "q8_0", "q4_0"] | None = None,
+    dtype: Literal["f32", "bf16", "f16", "q8_0", "q4_0", "q4_1"] | None = None,
     force: bool = False,
 ) -> None:
     """Write a model as a Hugging Face folder or as one GGUF file, with its tokenizer and chat template.
@@ -359,7 +373,7 @@ def convert(
     to
         hf opens in transformers and vLLM, gguf in llama.cpp and what is built on it
     dtype
-        type of the weights, q8_0 and q4_0 with gguf only; without it they keep theirs, and quantised ones become f32
+        type of the weights, q8_0, q4_0 and q4_1 with gguf only; without it they keep theirs, and quantised ones become f32
     force
         replace what has that name
     """

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from pellucid.core.errors import ConfigError, CorpusError
+from pellucid.core.precision import Holding
 
 STDIN = "<standard input>"  # stands for "-" while the words are parsed: the parser takes a lone dash for an option
 
@@ -30,6 +31,9 @@ class Reading:
 
 ReadingOptions = Annotated[Reading, Parameter(name="*", group=Group("Reading text", sort_key=8))]
 USUAL = Reading()
+HOLDING = Parameter(name="*", group=Group("Speed and memory", sort_key=7))
+HoldingOptions = Annotated[Holding, HOLDING]
+USUAL_HOLDING = Holding()
 
 
 def named(corpus: Sequence[str]) -> list[str]:

@@ -14,10 +14,12 @@ from torch import Tensor
 from pellucid.core.errors import ConfigError, ModelError
 from pellucid.core.files import own_file, read_json, verify_file
 from pellucid.core.gguf import open_gguf
+from pellucid.core.precision import Holding
 from pellucid.core.run import RunFolder
 from pellucid.network import gguf, llama2c
 from pellucid.network.config import ModelConfig
 from pellucid.network.families import Family, Stored, family
+from pellucid.network.holding import hold
 from pellucid.network.hub import fetch_model, looks_like_hub_id
 from pellucid.network.network import Network
 from pellucid.network.peft import load_adapter
@@ -89,8 +91,17 @@ class ModelFiles:
         return tokenizer
 
 
-def open_model(source: str | Path, *, device: str = "cpu", dtype: Dtype | None = None, revision: str | None = None) -> Opened:
+def open_model(
+    source: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: Dtype | None = None,
+    revision: str | None = None,
+    holding: Holding | None = None,
+) -> Opened:
     """The model that `source` names, ready to use. Without `dtype` (fp32, bf16, f16) weights keep the type they have.
+
+    With `holding` it will only read: its matrices are held as that says.
 
     Quantised weights become fp32. Raises `PellucidError` for what is not there, is damaged, or cannot be computed exactly.
     """
@@ -98,13 +109,15 @@ def open_model(source: str | Path, *, device: str = "cpu", dtype: Dtype | None =
         raise ConfigError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
         raise ConfigError(f"device {device!r} is none that torch {torch.__version__} sees here; use cpu, or cuda with a GPU")
-    path = find_model(source, revision=revision)
+    path, plain = find_model(source, revision=revision), DTYPES[dtype] if dtype else None
     if is_adapter(path):
         opened = open_adapter(path)
-        return opened._replace(network=opened.network.to(device=device, dtype=DTYPES[dtype] if dtype else None))
-    files = open_files(path)
-    tokenizer = files.fitting_tokenizer()
-    return Opened(files.network(device=device, dtype=DTYPES[dtype] if dtype else None), tokenizer, files.path)
+        opened = opened._replace(network=opened.network.to(device=device, dtype=plain))
+    else:
+        files = open_files(path)
+        tokenizer = files.fitting_tokenizer()
+        opened = Opened(files.network(device=device, dtype=plain), tokenizer, files.path)
+    return opened if holding is None else opened._replace(network=hold(opened.network, holding))
 
 
 def open_adapter(folder: Path, *, base: str | None = None, dtype: torch.dtype | None = None) -> Opened:

@@ -22,7 +22,7 @@ from pellucid.core.errors import CorruptionError, MissingExtraError, ModelError,
 from pellucid.core.gguf import TYPES, open_gguf, write_gguf
 
 UINT32, INT32, BOOL, STRING, ARRAY = 4, 5, 7, 8, 9
-DTYPES = ("f32", "bf16", "f16", "q8_0", "q4_0")
+DTYPES = ("f32", "bf16", "f16", "q8_0", "q4_0", "q4_1")
 
 
 def text(value: bytes | str) -> bytes:
@@ -127,7 +127,7 @@ class TestRoundTrip:
         for key, value in metadata.items():
             assert_same(file.metadata[key], value)
         for name, tensor in tensors.items():
-            kind = "f32" if tensor.ndim == 1 else "f16" if dtype in ("q8_0", "q4_0") and tensor.shape[-1] % 32 else dtype
+            kind = "f32" if tensor.ndim == 1 else "f16" if dtype in ("q8_0", "q4_0", "q4_1") and tensor.shape[-1] % 32 else dtype
             assert file.tensors[name].type == kind.upper()
             assert file.read(name).tobytes() == expected_bytes(tensor, kind)
         assert [entry.name for entry in path.parent.iterdir()] == ["x.gguf"]
@@ -147,7 +147,7 @@ class TestRoundTrip:
             "h": ["ARRAY", "BOOL"],
         }
 
-    @pytest.mark.parametrize(("dtype", "number"), [("f32", 0), ("f16", 1), ("q4_0", 2), ("q8_0", 7), ("bf16", 32)])
+    @pytest.mark.parametrize(("dtype", "number"), [("f32", 0), ("f16", 1), ("q4_0", 2), ("q4_1", 3), ("q8_0", 7), ("bf16", 32)])
     def test_the_file_says_its_type_unless_the_caller_does(self, tmp_path, dtype, number):
         write_gguf(tmp_path / "x.gguf", {}, {}, dtype)
         assert open_gguf(tmp_path / "x.gguf").metadata == {"general.file_type": number, "general.quantization_version": 2}
@@ -410,7 +410,7 @@ class TestWhatCannotBeWritten:
         expected = f"the value of a, {value!r}, does not fit {kind}; use a smaller number"
         assert self.message(tmp_path, {"a": value}, {}) == expected
 
-    @pytest.mark.parametrize("dtype", ["f16", "q8_0", "q4_0"])
+    @pytest.mark.parametrize("dtype", ["f16", "q8_0", "q4_0", "q4_1"])
     @pytest.mark.parametrize("value", [np.nan, -np.inf, 7e4])
     def test_weights_beyond_half_precision(self, tmp_path, dtype, value):
         tensors = {"w": np.full((2, 32), value, np.float32)}

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pellucid.core.errors import ConfigError
+from pellucid.core.precision import Holding
 from pellucid.generation import decoding
 from pellucid.generation.decoding import TILE
 from pellucid.generation.engine import Engine
@@ -15,6 +16,7 @@ from pellucid.generation.lookup import Lookup
 from pellucid.generation.settings import Sampling
 from pellucid.generation.text import Text
 from pellucid.network.families import FAMILIES
+from pellucid.network.holding import hold
 from pellucid.text.tokenizer import Tokenizer
 
 CONTEXT = 300
@@ -28,6 +30,7 @@ SHAPES = {
 }
 KINDS = [("qwen3", torch.float32), ("qwen3", torch.bfloat16), ("gpt2", torch.bfloat16), ("t5", torch.bfloat16)]
 KINDS += [("lstm", torch.float32), ("bag-of-words", torch.float32)]
+KINDS += [("qwen3", "fp32"), ("gpt2", "bf16"), ("qwen3", "int8"), ("gpt2", "int4"), ("t5", "int8"), ("lstm", "bf16")]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,10 @@ def networks(tokenizer):
         )
         with torch.no_grad():
             network.scores.weight.mul_(0.3)  # so that drawing matters
-        network.compute_in(dtype)
+        if isinstance(dtype, str):
+            hold(network, Holding(precision=dtype))
+        else:
+            network.compute_in(dtype)
         made[family, dtype] = network
     return made
 
@@ -92,7 +98,7 @@ def loads(draw):
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind[0]}-{str(kind[1])[6:]}")
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind[0]}-{kind[1]}")
 @settings(max_examples=12, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(load=loads(), slots=st.sampled_from([1, 3, 20]))
 def test_under_any_load_a_request_gives_the_bits_that_it_gives_alone(networks, tokenizer, kind, load, slots):
@@ -116,7 +122,9 @@ def test_under_any_load_a_request_gives_the_bits_that_it_gives_alone(networks, t
             assert gone is not None
 
 
-@pytest.mark.parametrize("kind", [("qwen3", torch.float32), ("qwen3", torch.bfloat16), ("gpt2", torch.bfloat16)], ids=str)
+@pytest.mark.parametrize(
+    "kind", [("qwen3", torch.float32), ("gpt2", torch.bfloat16), ("gpt2", "int4"), ("qwen3", "int8")], ids=str
+)
 @pytest.mark.parametrize("temperature", [0.0, 0.3])
 def test_guesses_change_no_bit_and_save_steps(networks, tokenizer, kind, temperature, monkeypatch):
     """A text that repeats itself is written in fewer steps; one token at a time it would be the same."""
@@ -156,7 +164,7 @@ def test_a_guess_is_what_followed_the_same_tokens_last(tokens, most):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("rows", [2, 16])
 def test_more_texts_than_a_pass_has_rows_are_written_as_if_alone(networks, tokenizer, dtype, rows, monkeypatch):
-    monkeypatch.setattr(decoding, "rows_of", lambda network: rows)
+    monkeypatch.setattr(decoding, "sizes_of", lambda network: (rows,))
     network = networks["qwen3", dtype]
     prompts = [[7 + i] * (1 + 5 * i) for i in range(21)]
     together = finish(engine(network, tokenizer, 21), *(text(network, tokenizer, prompt) for prompt in prompts))

@@ -69,3 +69,15 @@ def matmul_rate(dtype: torch.dtype, *, device: str = "cpu", size: int = 512, sec
         best = min(best, time.perf_counter() - start)
         if time.perf_counter() > end:
             return 2 * size**3 / best
+
+
+def memory_rate(*, megabytes: int = 256, seconds: float = 0.3) -> float:
+    """Bytes a second that are read from memory with all threads: the best of repeated runs for about `seconds`."""
+    much = torch.ones(megabytes * 2**20 // 4)
+    best, end = float("inf"), time.perf_counter() + seconds
+    while True:
+        start = time.perf_counter()
+        much.sum()
+        best = min(best, time.perf_counter() - start)
+        if time.perf_counter() > end:
+            return much.nbytes / best

@@ -22,7 +22,7 @@ from pellucid.core.files import atomic_path
 if TYPE_CHECKING:
     from gguf.constants import GGUFValueType
 
-StoredType = Literal["f32", "bf16", "f16", "q8_0", "q4_0"]
+StoredType = Literal["f32", "bf16", "f16", "q8_0", "q4_0", "q4_1"]
 
 BOOL, STRING, ARRAY = 7, 8, 9
 NUMBERS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", BOOL: "u1", 10: "<u8", 11: "<i8", 12: "<f8"}
@@ -48,7 +48,7 @@ NOT_READ = {
 DEFAULT_ALIGNMENT, MAX_DIMENSIONS = 32, 4
 HEADER_LIMIT = 128_000_000  # bytes before the tensors; a vocabulary of 262,144 tokens with its merges takes a tenth
 LARGEST_F16 = 65504
-FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}  # llama.cpp's number for "mostly of this type"
+FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "bf16": 32}  # llama.cpp's number for "mostly of this type"
 
 
 @runtime_checkable

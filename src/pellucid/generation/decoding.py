@@ -1,7 +1,7 @@
 """How a network goes on with texts token by token: with what it remembers of earlier tokens, or reading all of them again.
 
-Every forward pass has one of two shapes: a tile of one prompt, or a row for each of so many texts, filled up to a fixed number.
-So a text's numbers do not depend on what else is under way: the same shapes give the same bits.
+Every forward pass has one of few shapes: a tile of one prompt, or a row for each of so many texts, filled up to one of a few
+numbers that give a row the same bits. So a text's numbers do not depend on what else is under way.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Decoding(Protocol):
     """Texts under way, each in a slot."""
 
     tile: int | None  # how many tokens of a prompt are read at once; None: all
-    rows: int  # how many texts advance at once
+    sizes: tuple[int, ...]  # how many rows a pass may have, of which all numbers give a row the same bits
 
     def begin(self, slot: int, prompt: list[int]) -> list[int]:
         """Make a slot ready for a prompt; return the tokens to read first, which an encoder-decoder has its own of."""
@@ -57,14 +57,28 @@ def begin_decoding(network: Network, *, slots: int, length: int, sources: int = 
     return Attending(network, slots, length, sources)
 
 
-def rows_of(network: Network) -> int:
-    """How many texts advance in one pass, be there so many or not: a matter of the model and its type alone.
+def sizes_of(network: Network) -> tuple[int, ...]:
+    """How many rows a pass may have: what `hold` has found, or one number for a network in plain weights.
 
-    In bf16 16 rows take as long as one. In fp32 4 take twice as long as 2, which does not matter to a small model, where other
-    things take as long.
+    With these, in bf16 16 rows take as long as one. In fp32 4 take twice as long as 2, which does not matter to a small model,
+    where other things take as long.
     """
+    if network.held is not None:
+        return network.held.sizes
     small = sum(weight.numel() for weight in network.parameters()) < SMALL
-    return 16 if network.dtype == torch.bfloat16 else 4 if small else 2
+    return (16 if network.dtype == torch.bfloat16 else 4 if small else 2,)
+
+
+def spare(network: Network, rows: int) -> int:
+    """How many rows more cost hardly anything."""
+    sizes = sizes_of(network)
+    free = max(network.held.free if network.held is not None else 1, filled(sizes, min(rows, sizes[-1])))
+    return -rows % free
+
+
+def filled(sizes: tuple[int, ...], rows: int) -> int:
+    """The number of rows of a pass that has room for so many."""
+    return next(size for size in sizes if size >= rows)
 
 
 def read_all(decoding: Decoding, slot: int, tokens: list[int]) -> Float[Tensor, "tokens d_model"]:
@@ -75,14 +89,18 @@ def read_all(decoding: Decoding, slot: int, tokens: list[int]) -> Float[Tensor, 
 
 def advance_all(decoding: Decoding, slots: list[int], starts: list[int], tokens: list[int]) -> Float[Tensor, "texts d_model"]:
     """Advance any number of texts."""
-    parts = [slice(at, at + decoding.rows) for at in range(0, len(slots), decoding.rows)]
+    most = decoding.sizes[-1]
+    parts = [slice(at, at + most) for at in range(0, len(slots), most)]
     return torch.cat([decoding.advance(slots[part], starts[part], tokens[part]) for part in parts])
 
 
-def scores_of(network: Network, hidden: Float[Tensor, "texts d_model"], rows: int) -> Float[Tensor, "texts vocab"]:
-    """The scores of the next token, in fp32; so many texts at a time, filled up."""
-    parts = (hidden[at : at + rows] for at in range(0, len(hidden), rows))
-    return torch.cat([network.scores(F.pad(part, (0, 0, 0, rows - len(part))))[: len(part)] for part in parts]).float()
+def scores_of(network: Network, hidden: Float[Tensor, "texts d_model"], sizes: tuple[int, ...]) -> Float[Tensor, "texts vocab"]:
+    """The scores of the next token, in fp32; filled up as other passes are."""
+    found = []
+    for part in torch.split(hidden, sizes[-1]):
+        whole = F.pad(part, (0, 0, 0, filled(sizes, len(part)) - len(part)))
+        found.append(network.scores(whole)[: len(part)])
+    return torch.cat(found).float()
 
 
 class Attending:
@@ -91,7 +109,7 @@ class Attending:
     tile: int | None = TILE
 
     def __init__(self, network: Transformer | EncoderDecoder, slots: int, length: int, sources: int) -> None:
-        self.network, self.rows = network, rows_of(network)
+        self.network, self.sizes = network, sizes_of(network)
         self.reader = network if isinstance(network, EncoderDecoder) else None
         self.decoder = network.decoder if isinstance(network, EncoderDecoder) else network
         config = self.decoder.config
@@ -110,8 +128,9 @@ class Attending:
         return self.encode([tokens + [0] * (TILE - len(tokens))], mask, [slot])[0, : len(tokens)]
 
     def advance(self, slots: list[int], starts: list[int], tokens: list[int]) -> Float[Tensor, "texts d_model"]:
-        mask = self.slots.place(slots, starts, seq=1, batch=self.rows)
-        ids = [[token] for token in tokens] + [[0]] * (self.rows - len(tokens))
+        rows = filled(self.sizes, len(tokens))
+        mask = self.slots.place(slots, starts, seq=1, batch=rows)
+        ids = [[token] for token in tokens] + [[0]] * (rows - len(tokens))
         return self.encode(ids, mask, slots)[: len(tokens), 0]
 
     def encode(self, ids: list[list[int]], mask: Mask, slots: list[int]) -> Float[Tensor, "batch seq d_model"]:
@@ -136,7 +155,7 @@ class Recurring:
     tile: int | None = None
 
     def __init__(self, network: Recurrent, slots: int) -> None:
-        self.network, self.rows, self.state = network, rows_of(network), network.state(slots)
+        self.network, self.sizes, self.state = network, sizes_of(network), network.state(slots)
 
     def begin(self, slot: int, prompt: list[int]) -> list[int]:
         for layer, fresh in zip(self.state, self.network.state(1), strict=True):
@@ -147,7 +166,7 @@ class Recurring:
         return self.encode([slot], [tokens])[0]
 
     def advance(self, slots: list[int], starts: list[int], tokens: list[int]) -> Float[Tensor, "texts d_model"]:  # noqa: ARG002
-        filling = self.rows - len(tokens)
+        filling = filled(self.sizes, len(tokens)) - len(tokens)
         return self.encode(slots, [[token] for token in tokens] + [[0]] * filling)[: len(tokens), 0]
 
     def encode(self, slots: list[int], ids: list[list[int]]) -> Float[Tensor, "batch seq d_model"]:
@@ -169,7 +188,7 @@ class Rereading:
     """Nothing is kept: the whole text is read again for every token, and its source too."""
 
     tile: int | None = None
-    rows = 1
+    sizes: tuple[int, ...] = (1,)
 
     def __init__(self, network: Network, slots: int) -> None:
         self.network = network

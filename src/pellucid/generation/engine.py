@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.generation.decoding import TILE, Attending, advance_all, begin_decoding, scores_of
+from pellucid.generation.decoding import TILE, Attending, advance_all, begin_decoding, scores_of, spare
 from pellucid.generation.sampling import choose
 from pellucid.generation.text import Text
 from pellucid.network.network import Network
@@ -106,11 +106,11 @@ class Engine:
 
     def advance(self, places: list[Place]) -> list[tuple[Place, Float[Tensor, "rows d_model"]]]:
         """Read the last token of each text and, in rows that would be filling, how it may go on; the hidden states at each."""
-        spare = -len(places) % self.decoding.rows if isinstance(self.decoding, Attending) else 0
+        left_over = spare(self.network, len(places)) if isinstance(self.decoding, Attending) else 0
         for number, place in enumerate(places):
             left = place.text.request.max_tokens - len(place.text.tokens) - 1  # a guess after the last token is for nothing
-            place.guesses = place.text.lookup.guess(min(left, -(-spare // (len(places) - number))))
-            spare -= len(place.guesses)
+            place.guesses = place.text.lookup.guess(min(left, -(-left_over // (len(places) - number))))
+            left_over -= len(place.guesses)
         rows = [
             (place.slot, place.read + at, token)
             for place in places
@@ -152,10 +152,12 @@ class Engine:
             self.remembered[place.slot].tiles.append(tokens)
         if text.request.prompt_logprobs:
             after = place.first[place.read + 1 : place.read + 1 + len(tokens)]
-            scores = scores_of(self.network, hidden, self.decoding.rows)[: len(after)].log_softmax(dim=-1)
+            scores = scores_of(self.network, hidden, self.decoding.sizes)[: len(after)].log_softmax(dim=-1)
             text.prompt_logprobs += scores.gather(1, torch.tensor(after, device=scores.device)[:, None])[:, 0].tolist()
             if count := text.request.top_logprobs:
-                text.prompt_top_logprobs += [likeliest(row, count) or {} for row in scores]
+                best = scores.topk(count)
+                tops = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                text.prompt_top_logprobs += [dict(zip(*top, strict=True)) for top in tops]
         place.read += len(tokens)
         return hidden[-1:]
 
@@ -164,7 +166,7 @@ class Engine:
 
         What is chosen is what would be chosen without guesses: from the same bits, with the same random numbers.
         """
-        logits = scores_of(self.network, torch.cat([hidden for _, hidden in ready]), self.decoding.rows)
+        logits = scores_of(self.network, torch.cat([hidden for _, hidden in ready]), self.decoding.sizes)
         logprobs = logits.log_softmax(dim=-1)
         logits[:, self.known :] = -torch.inf
         first = [0, *accumulate(len(hidden) for _, hidden in ready)]

@@ -39,6 +39,7 @@ class Request:
     sampling: Sampling
     stop: Sequence[str] = ()  # strings before which the text ends
     ends: frozenset[int] = frozenset()  # tokens that end a text, besides the tokenizer's end of text
+    endless: bool = False  # no token ends it, for measurements
     choice: int = 0  # which of several continuations of the same prompt it is
     top_logprobs: int = 0  # how many of the likeliest tokens to tell at each place
     prompt_logprobs: bool = False
@@ -56,6 +57,8 @@ class Text:
     def __init__(self, request: Request, tokenizer: Tokenizer, constraint: Constraint | None = None) -> None:
         self.request = request
         self.ends = request.ends if tokenizer.end_of_text is None else request.ends | {tokenizer.end_of_text}
+        if request.endless:
+            self.ends = frozenset()
         # what answers another text does not go on with it
         self.decoder = tokenizer.stream(special=request.apart, after=() if request.apart else request.prompt)
         self.matcher = None if constraint is None else Matcher(constraint, tokenizer, request.vocabulary, self.ends)

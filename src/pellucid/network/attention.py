@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pellucid.network.config import ModelConfig
-from pellucid.network.layers import Linear, norm
+from pellucid.network.layers import Linear, joined, norm
 from pellucid.network.masks import Mask
 from pellucid.network.positions import Rotation, rotate
 from pellucid.network.taps import Edit, Taps, tap
@@ -62,6 +62,8 @@ class Encoded:
 class Attention(nn.Module):
     """Mixes positions: each head attends with softmax(q k^T / sqrt(d_head)) v."""
 
+    JOINED: tuple[str, ...] = ("q", "k", "v")
+
     def __init__(self, config: ModelConfig, site: str) -> None:
         super().__init__()
         self.site, self.d_head, self.scale = site, config.d_head, config.d_head**-0.5 if config.scaled else 1.0
@@ -81,7 +83,8 @@ class Attention(nn.Module):
         cache: LayerCache | None = None,
         taps: Taps | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        q, k, v = self.norm_q(self.split(self.q(x))), self.norm_k(self.split(self.k(x))), self.split(self.v(x))
+        q, k, v = map(self.split, joined(x, (self.q, self.k, self.v)))
+        q, k = self.norm_q(q), self.norm_k(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         q, k, v = tap(taps, f"{self.site}.q", q), tap(taps, f"{self.site}.k", k), tap(taps, f"{self.site}.v", v)
@@ -111,6 +114,8 @@ class Attention(nn.Module):
 class CrossAttention(Attention):
     """Attention from a decoder's positions to an encoder's output."""
 
+    JOINED = ("k", "v")
+
     def forward(  # type: ignore[override]
         self, x: Float[Tensor, "batch seq d_model"], memory: Memory, taps: Taps | None = None
     ) -> Float[Tensor, "batch seq d_model"]:
@@ -125,7 +130,8 @@ class CrossAttention(Attention):
         self, hidden: Float[Tensor, "batch keys d_model"]
     ) -> tuple[Float[Tensor, "batch kv_heads keys d_head"], Float[Tensor, "batch kv_heads keys d_head"]]:
         """The keys and values of an encoder's output."""
-        return self.norm_k(self.split(self.k(hidden))), self.split(self.v(hidden))
+        k, v = map(self.split, joined(hidden, (self.k, self.v)))
+        return self.norm_k(k), v
 
 
 def attend(

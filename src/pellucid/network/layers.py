@@ -1,6 +1,6 @@
 """The parts of a network that treat each position alone: matrices, norms, the MLP, the head."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pellucid.network.config import ModelConfig
+from pellucid.network.products import Product
 from pellucid.network.taps import Taps, tap
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -41,6 +42,8 @@ def kept(x: Tensor, share: float) -> Tensor:
 class Linear(nn.Linear):
     """x W^T + b, computed in the type of x: fp32 master weights serve bf16 activations."""
 
+    held: Product | None = None  # in place of the weight, in a network that only reads; perhaps with those of other layers
+
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
         super().__init__(inputs, outputs, bias=bias)
 
@@ -48,7 +51,17 @@ class Linear(nn.Linear):
         """Weights are set by `initialize` or read from a file: torch's own initialisation would be work for nothing."""
 
     def forward(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
+        if self.held is not None:
+            return self.held(x)
         return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+def joined(x: Float[Tensor, "... inputs"], parts: Sequence[Linear]) -> Sequence[Float[Tensor, "... outputs"]]:
+    """What several layers make of the same x: in one product, where they are held as one."""
+    held = parts[0].held
+    if held is None or held.outputs == parts[0].out_features:
+        return [part(x) for part in parts]
+    return torch.split(held(x), [part.out_features for part in parts], dim=-1)
 
 
 class Embedding(nn.Embedding):
@@ -89,6 +102,8 @@ def norm(config: ModelConfig, features: int | None = None) -> nn.Module:
 class MLP(nn.Module):
     """down(activation(up(x))), or gated (Shazeer, 2020): down(activation(gate(x)) * up(x))."""
 
+    JOINED = ("gate", "up")
+
     def __init__(self, config: ModelConfig, site: str) -> None:
         super().__init__()
         self.site = site
@@ -98,7 +113,11 @@ class MLP(nn.Module):
         self.down = Linear(config.d_mlp, config.d_model, bias=config.mlp_bias)
 
     def forward(self, x: Float[Tensor, "batch seq d_model"], taps: Taps | None = None) -> Float[Tensor, "batch seq d_model"]:
-        neurons = self.activation(self.up(x)) if self.gate is None else self.activation(self.gate(x)) * self.up(x)
+        if self.gate is None:
+            neurons = self.activation(self.up(x))
+        else:
+            gate, up = joined(x, (self.gate, self.up))
+            neurons = self.activation(gate) * up
         neurons = tap(taps, f"{self.site}.neurons", neurons)
         return tap(taps, f"{self.site}.out", self.down(neurons))
 

@@ -25,11 +25,22 @@ class Output:
     pooled: Float[Tensor, "batch d_model"] | None = None  # of a network with a pooler, or with scores of whole texts
 
 
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """How `holding.hold` holds a network that will only read."""
+
+    precision: str
+    nbytes: int  # of all matrices, which every pass reads
+    sizes: tuple[int, ...]  # numbers of rows in a pass that give a row the same bits
+    free: int  # so many rows take hardly longer than one
+
+
 class Network(nn.Module, ABC):
     """A language model. `encode` is the forward pass up to the head; `answer` is what the head makes of it."""
 
     compute_dtype: torch.dtype | None = None  # of activations and matrix products; None: that of the weights
     compiled: bool = False  # whether the blocks are torch.compile's
+    held: Held | None = None  # None: in weights that can learn and be saved
     recompute: bool = False  # activation checkpointing: hold each block's input only, compute the rest again when needed
     config: ModelConfig
     embedding: Embedding

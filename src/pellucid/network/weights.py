@@ -27,6 +27,8 @@ def save_network(
     network: Network, folder: Path, *, end_of_text: int | None = None, ids: Mapping[str, Any] | None = None
 ) -> None:
     """Write `config.json`, with the `ids` of special tokens, and `model.safetensors` (fp32 stays fp32) into a folder."""
+    if network.held is not None:
+        raise ModelError(f"a model loaded with precision {network.held.precision!r} cannot be saved; load it without one")
     config = network.config
     known = family(config.family, folder)
     special = {"bos_token_id": None, "eos_token_id": end_of_text, "pad_token_id": None} | dict(ids or {})
