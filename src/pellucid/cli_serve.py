@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+
+from pellucid.cli_shared import USUAL_HOLDING, HoldingOptions
 
 
 def serve(
@@ -26,6 +29,7 @@ def serve(
     hosts: Annotated[list[str] | None, Parameter(negative=())] = None,
     origins: Annotated[list[str] | None, Parameter(negative=())] = None,
     log_text: Annotated[bool, Parameter(negative=())] = False,
+    holding: HoldingOptions = USUAL_HOLDING,
 ) -> None:
     """Serve a model over HTTP, for clients of OpenAI's interface and for people.
 
@@ -104,7 +108,7 @@ def serve(
     from pellucid.serving.running import listen, run
 
     bound = listen(settings)  # before the weights are read: a port in use need not wait for them
-    app = create_app(api.load(model), settings)
+    app = create_app(api.load(model, **asdict(holding)), settings)
     logger = logging.getLogger("pellucid.serving")
     logger.addHandler(logging.StreamHandler(sys.stderr))
     logger.setLevel(logging.INFO)
