@@ -114,7 +114,6 @@ def test_json_is_json(with_server, format):
         ({"max_tokens": 1, "max_completion_tokens": 1}, None, "invalid_value"),
         ({"stream_options": {"include_usage": True}}, None, "invalid_value"),
         ({"store": True}, "store", "invalid_value"),
-        ({"temperature": 0, "top_k": 3}, None, "invalid_value"),
         ({"max_completion_tokens": 5000}, "max_completion_tokens", "context_length_exceeded"),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": 3}}}},
@@ -195,6 +194,14 @@ def test_a_response_goes_on_with_what_was_said(with_server):
 
     chat, response = with_server(inside)
     assert response["output"][0]["content"][0]["text"] == chat["choices"][0]["message"]["content"]
+
+
+def test_a_response_says_how_it_was_asked_for(with_server):
+    async def inside(server):
+        return await server.ask(RESPONSES, input="Hi", max_output_tokens=2, temperature=0, top_p=0.5)
+
+    answer = with_server(inside)
+    assert (answer["temperature"], answer["top_p"]) == (0, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -272,3 +272,17 @@ def test_logprobs_of_what_is_written_are_the_models(with_server, model):
     assert found["token_logprobs"] == expected.logprobs
     assert all(20 <= len(top) <= 21 or len(set(top)) < 20 for top in found["top_logprobs"])
     assert all(math.isfinite(value) for top in found["top_logprobs"] for value in top.values())
+
+
+@pytest.mark.parametrize(
+    "fields", [{"top_p": 0.3}, {"top_k": 3}, {"min_p": 0.9}, {"typical_p": 0.2}, {"top_p": 0.5, "top_k": 2}], ids=str
+)
+def test_at_temperature_0_a_filter_keeps_the_likeliest_token(with_server, model, fields):
+    """Clients of OpenAI's interface send both. Nothing is lost: near 0 the filters are applied."""
+
+    async def inside(server):
+        asked = {"prompt": "Alice", "max_tokens": 12, "seed": 1}
+        return [await server.ask(PATH, **asked, temperature=temperature, **fields) for temperature in (0, 1e-6)]
+
+    expected = model.generate("Alice", max_tokens=12, temperature=0).text
+    assert [answer["choices"][0]["text"] for answer in with_server(inside)] == [expected] * 2

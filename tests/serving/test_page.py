@@ -15,6 +15,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from pellucid.api import Model
 from pellucid.network.families import FAMILIES
+from pellucid.text.chat import with_chat_tokens
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
@@ -40,8 +41,14 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def address(listen, model):
-    with listen(model) as (port, _):
+def chatty(model):
+    """The model with a chat template, with which the page begins with a chat."""
+    return Model(model.network, with_chat_tokens(model.tokenizer)[0])
+
+
+@pytest.fixture(scope="module")
+def address(listen, chatty):
+    with listen(chatty) as (port, _):
         yield f"http://127.0.0.1:{port}/"
 
 
@@ -49,7 +56,7 @@ def address(listen, model):
 def long_model(model):
     """One that goes on for long enough to be stopped."""
     network = tiny.randomised(tiny.config(model.config.vocab_size, context_length=8192))
-    return Model(network, model.tokenizer)
+    return Model(network, with_chat_tokens(model.tokenizer)[0])
 
 
 @contextmanager
@@ -118,6 +125,13 @@ def forced(page, text):
 
 def percent(text):
     return float(text.strip("<> %"))
+
+
+@pytest.mark.parametrize("chats", [True, False])
+def test_it_begins_with_what_the_model_was_made_for(browser, listen, model, chatty, chats):
+    with listen(chatty if chats else model) as (port, _), visitor(browser, f"http://127.0.0.1:{port}/") as page:
+        expect(page.get_by_role("radio", name="Chat" if chats else "Completion")).to_be_checked()
+        expect(page.locator("#model")).to_have_attribute("title", re.compile("^[0-9.]+K parameters · "))
 
 
 def test_a_prompt_is_gone_on_with_as_the_library_does_with_the_seed_that_is_shown(browser, address, model):

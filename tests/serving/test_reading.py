@@ -10,6 +10,7 @@ import torch
 
 from pellucid.api import Model
 from pellucid.network.families import FAMILIES
+from pellucid.text.chat import with_chat_tokens
 
 
 def test_embeddings_are_the_librarys_as_numbers_and_as_bytes(with_server, model):
@@ -144,6 +145,17 @@ def test_tokens_there_and_back(with_server, model):
     assert (info["eos_token"], info["vocab_size"]) == ("<|endoftext|>", model.tokenizer.vocab_size)
     assert "im_start" in info["chat_template"]
     assert unknown["message"].startswith("99999 is not a token of this tokenizer")
+
+
+def test_a_model_says_what_it_is(with_server, model):
+    chatty = Model(model.network, with_chat_tokens(model.tokenizer)[0])
+
+    async def inside(server):
+        return (await server.client.get("/v1/models")).json()["data"]
+
+    [plain], [other] = with_server(inside), with_server(inside, model=chatty)
+    assert plain["parameters"] == sum(weight.numel() for weight in model.network.parameters())
+    assert (plain["chat_template"], other["chat_template"]) == (False, True)
 
 
 def test_work_between_steps_changes_no_text(with_server):

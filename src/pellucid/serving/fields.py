@@ -128,7 +128,11 @@ class Harmless(Named):
 
 
 class Drawing(Harmless):
-    """How the next token is chosen: the settings of `pellucid generate`, by OpenAI's names where it has them."""
+    """How the next token is chosen: the settings of `pellucid generate`, by OpenAI's names where it has them.
+
+    At temperature 0 the likeliest token has all of the probability, and every filter (top_p, top_k, min_p, typical_p) keeps it:
+    clients send both, and get the likeliest token.
+    """
 
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -149,8 +153,9 @@ class Drawing(Harmless):
 
     def sampling(self) -> Sampling:
         """The settings; without a seed a new one, small enough to be a number in any language."""
-        names = ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty", "presence_penalty")
-        given = {name: getattr(self, name) for name in (*names, "frequency_penalty") if getattr(self, name) is not None}
+        filters = ("top_p", "top_k", "min_p", "typical_p") if self.temperature != 0 else ()
+        names = (*filters, "temperature", "repetition_penalty", "presence_penalty", "frequency_penalty")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         biases = {int(token): bias for token, bias in (self.logit_bias or {}).items()}
         seed = secrets.randbelow(2**53) if self.seed is None else self.seed
         return Sampling.of({**given, "logit_bias": biases, "seed": seed})  # type: ignore[typeddict-item]

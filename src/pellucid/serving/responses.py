@@ -153,8 +153,8 @@ class Told:
             "instructions": asked.instructions, "max_output_tokens": asked.max_output_tokens,
             "metadata": asked.metadata or {}, "parallel_tool_calls": False, "previous_response_id": None,
             "seed": sampling.seed, "store": False, "temperature": sampling.temperature, "text": TextSettings(format=said),
-            "tool_choice": "none", "tools": [], "top_logprobs": asked.top_logprobs or 0, "top_p": sampling.top_p,
-            "truncation": "disabled",
+            "tool_choice": "none", "tools": [], "top_logprobs": asked.top_logprobs or 0,
+            "top_p": 1.0 if asked.top_p is None else asked.top_p, "truncation": "disabled",
         }  # fmt: skip
 
     async def pieces(self, writing: Writing, silence: float) -> AsyncIterator[tuple[str, list[TokenLogprob]] | None]:

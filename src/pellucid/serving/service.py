@@ -22,6 +22,7 @@ from pellucid.generation.engine import Engine
 from pellucid.generation.generate import encode, requested
 from pellucid.generation.settings import Sampling
 from pellucid.generation.text import Text
+from pellucid.network.build import outline
 from pellucid.serving.errors import ApiError, refusal
 from pellucid.serving.fields import Drawing, Prompt
 from pellucid.serving.metrics import Metrics
@@ -134,6 +135,16 @@ class Service:
     @cached_property
     def template(self) -> ChatTemplate:
         return ChatTemplate.of(self.model.tokenizer)
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the model came with a chat template of its own, be it one that can be used or not."""
+        return self.model.tokenizer.config.get("chat_template") is not None
+
+    @cached_property
+    def parameters(self) -> int:
+        """How many weights the model has, however they are packed."""
+        return sum(weight.numel() for weight in outline(self.model.config).parameters())
 
     @cached_property
     def pooling(self) -> Pooling:

@@ -14,14 +14,17 @@ from pellucid.serving.service import Call, Service
 
 
 class ServedModel(BaseModel):
-    """A model: its kind, the tokens that a prompt and its continuation may have, and the paths that answer for it."""
+    """A model: its kind and size, the tokens that a prompt and its continuation may have, the paths that answer for it, and
+    whether it came with a chat template, without which a conversation is put to it as ChatML."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: Literal["pellucid"]
     family: str
+    parameters: int
     max_model_len: int
+    chat_template: bool
     abilities: list[str]
 
 
@@ -46,7 +49,9 @@ def served(service: Service) -> ServedModel:
         created=service.created,
         owned_by="pellucid",
         family=service.model.config.family,
+        parameters=service.parameters,
         max_model_len=service.context,
+        chat_template=service.has_template,
         abilities=service.abilities,
     )
 
