@@ -414,14 +414,21 @@ class TestResume:
 class TestGenerate:
     def test_it_prints_the_prompt_and_what_the_library_writes(self, cli, finished):
         _, run = finished
-        made = pellucid.load(run).generate("Alice", seed=5, max_tokens=9)
+        made = pellucid.load(run, precision="auto").generate("Alice", seed=5, max_tokens=9)
         assert cli("generate", run, "Alice", "--seed", 5, "--max-tokens", 9) == (0, f"Alice{made.text}\n", "")
         code, out, _ = cli("generate", run, "Alice", "--seed", 5, "--max-tokens", 9, "--json")
         assert (code, json.loads(out)["tokens"], json.loads(out)["text"]) == (0, made.tokens, made.text)
         assert set(json.loads(out)) == {"text", "tokens", "logprobs", "finish_reason"}
 
+    @pytest.mark.parametrize("options", [{"precision": "int8"}, {"precision": "int4", "symmetric": True}, {"precision": "f16"}])
+    def test_it_holds_weights_in_so_many_bits(self, cli, finished, options):
+        words = [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
+        made = pellucid.load(finished[1], **options).generate("Alice", seed=5, max_tokens=9)
+        found = json.loads(cli("generate", finished[1], "Alice", "--seed", 5, "--max-tokens", 9, "--json", *words)[1])
+        assert (found["tokens"], found["logprobs"]) == (made.tokens, made.logprobs)
+
     def test_several_continuations_are_those_of_python(self, cli, finished):
-        made = pellucid.load(finished[1]).generate("Al", n=3, seed=2, max_tokens=4, logit_bias={7: 1.5})
+        made = pellucid.load(finished[1], precision="auto").generate("Al", n=3, seed=2, max_tokens=4, logit_bias={7: 1.5})
         assert len({one.text for one in made}) == 3
         words = ("generate", finished[1], "Al", "--n", 3, "--seed", 2, "--max-tokens", 4, "--logit-bias", 7, 1.5)
         assert cli(*words)[1] == "\n---\n".join("Al" + one.text for one in made) + "\n"

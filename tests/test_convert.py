@@ -125,7 +125,8 @@ def test_there_and_back_again_is_bit_for_bit_the_same(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "stored"), [("f32", "F32"), ("bf16", "BF16"), ("f16", "F16"), ("q8_0", "Q8_0"), ("q4_0", "Q4_0"), ("q4_1", "Q4_1")]
+    ("dtype", "stored"),
+    [("f32", "F32"), ("bf16", "BF16"), ("f16", "F16"), ("q8_0", "Q8_0"), ("q4_0", "Q4_0"), ("q4_1", "Q4_1")],
 )
 def test_every_type_of_gguf_is_written_and_read(run, tmp_path, dtype, stored):
     path = pellucid.convert(run, tmp_path / "model.gguf", to="gguf", dtype=dtype)

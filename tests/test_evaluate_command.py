@@ -45,6 +45,23 @@ def test_the_table_of_a_text(cli, run, text):
     ]
 
 
+def test_what_fewer_bits_cost_is_said(cli, run, text):
+    full, few = pellucid.evaluate(run, text), pellucid.evaluate(pellucid.load(run, precision="int4"), text)
+    assert few.perplexity != full.perplexity
+    code, out, err = cli("evaluate", run, "--data", text, "--precision", "int4")
+    assert (code, err) == (0, "")
+    change = 100 * (few.perplexity / full.perplexity - 1)
+    assert out.splitlines()[:2] == [
+        f"perplexity     {few.perplexity:,.2f}",
+        f"as stored      {full.perplexity:,.2f}, so {change:+.2f} %",
+    ]
+    found = json.loads(cli("evaluate", run, "--data", text, "--precision", "int4", "--json")[1])
+    assert (found["perplexity"], found["as_stored"]["perplexity"]) == (few.perplexity, full.perplexity)
+    assert found["holding"] == {"precision": "int4", "group": 32, "symmetric": False}
+    expected = "group and symmetric have no effect on auto; leave them out, or use int4"
+    assert refused(cli, run, "--data", text, "--group", 64) == expected
+
+
 def test_several_documents_give_an_interval(cli, run, tmp_path):
     folder = tiny.write_corpus(tmp_path / "folder")
     code, out, _ = cli("evaluate", run, "--data", folder, "--stride", 16)

@@ -150,7 +150,7 @@ def evaluate(
     if isinstance(found, Grades):
         return print(*of_labels(found, floors=labelled.train is not None), sep="\n")
     if isinstance(found, Perplexity):
-        return show_table(of_text(found, full))
+        return show_table(of_text(found, full if isinstance(full, Perplexity) else None))
     print(of_tasks(found))
 
 

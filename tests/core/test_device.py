@@ -64,3 +64,27 @@ def test_the_probe_measures_in_the_time_it_is_given():
     rate = device.matmul_rate(torch.float32, size=128, seconds=0.02)
     assert time.perf_counter() - begun < 5
     assert 1e7 < rate < 1e14
+
+
+class TestUsualPrecision:
+    def test_what_was_found_once_stays(self, cache, monkeypatch):
+        """A probe that came out otherwise another time would write other text for the same seed."""
+        answers = iter([True, False])
+        monkeypatch.setattr(device, "bf16_pays", lambda _: next(answers))
+        assert [device.usual_precision("cpu") for _ in range(2)] == ["bf16", "bf16"]
+        (cache / "precision.json").unlink()
+        assert device.usual_precision("cpu") == "fp32"
+
+    @pytest.mark.parametrize("content", ["", "[]", '{"x": 1}', "\x00"])
+    def test_a_damaged_file_is_written_anew(self, cache, monkeypatch, content):
+        (cache / "precision.json").write_text(content)
+        monkeypatch.setattr(device, "bf16_pays", lambda _: True)
+        assert device.usual_precision("cpu") == "bf16"
+        monkeypatch.setattr(device, "bf16_pays", lambda _: False)
+        assert device.usual_precision("cpu") == "bf16"
+
+    def test_a_folder_that_cannot_be_written_to_costs_a_probe(self, cache, monkeypatch):
+        monkeypatch.setenv("PELLUCID_CACHE", str(cache / "file" / "below"))
+        (cache / "file").write_text("")
+        monkeypatch.setattr(device, "bf16_pays", lambda _: True)
+        assert device.usual_precision("cpu") == "bf16"

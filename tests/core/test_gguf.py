@@ -127,7 +127,9 @@ class TestRoundTrip:
         for key, value in metadata.items():
             assert_same(file.metadata[key], value)
         for name, tensor in tensors.items():
-            kind = "f32" if tensor.ndim == 1 else "f16" if dtype in ("q8_0", "q4_0", "q4_1") and tensor.shape[-1] % 32 else dtype
+            kind = (
+                "f32" if tensor.ndim == 1 else "f16" if dtype in ("q8_0", "q4_0", "q4_1") and tensor.shape[-1] % 32 else dtype
+            )
             assert file.tensors[name].type == kind.upper()
             assert file.read(name).tobytes() == expected_bytes(tensor, kind)
         assert [entry.name for entry in path.parent.iterdir()] == ["x.gguf"]

@@ -131,7 +131,7 @@ class TestNetworks:
     @pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
     def test_a_held_network_is_one_with_weights_of_so_many_bits(self, family, precision, monkeypatch):
         """With all else in fp32 what is left is far below what bf16 would round."""
-        monkeypatch.setattr(holding, "bf16_pays", lambda device: False)
+        monkeypatch.setattr(holding, "usual_precision", lambda device: "fp32")
         made, judge, ids = network(family), network(family), torch.randint(300, (2, 20), generator=torch.manual_seed(0))
         more = {"decoder_ids": ids.flip(1)} if family == "t5" else {}
         if family == "lstm" and precision != "fp32":

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from pellucid.core.errors import ConfigError
-from pellucid.core.machine import cpu_cores, keep_freed_memory
+from pellucid.core.errors import ConfigError, PellucidError
+from pellucid.core.files import read_json, write_json
+from pellucid.core.machine import cache_folder, cpu_cores, cpu_name, keep_freed_memory
 
 Precision = Literal["fp32", "bf16"]
 
@@ -45,6 +47,23 @@ def choose(*, device: str = "auto", precision: str = "auto", threads: int | Lite
         keep_freed_memory()
     chosen: Precision = "bf16" if precision == "bf16" or (precision == "auto" and bf16_pays(device)) else "fp32"
     return Compute(device=device, precision=chosen, threads=count)
+
+
+def usual_precision(device: str) -> Precision:
+    """What `auto` is on this machine: probed once and written down, so that a seed writes the same text tomorrow."""
+    file = cache_folder() / "precision.json"
+    machine = " | ".join([cpu_name() if device == "cpu" else torch.cuda.get_device_name(device), f"torch {torch.__version__}"])
+    try:
+        known = read_json(file)
+    except (PellucidError, OSError):
+        known = None
+    known = known if isinstance(known, dict) else {}
+    if known.get(machine) not in DTYPES:
+        known[machine] = "bf16" if bf16_pays(device) else "fp32"
+        with suppress(PellucidError, OSError):  # a folder that cannot be written to costs a probe each time
+            write_json(file, known)
+    found: Precision = known[machine]
+    return found
 
 
 def bf16_pays(device: str) -> bool:

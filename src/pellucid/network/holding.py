@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from pellucid.core.device import bf16_pays
+from pellucid.core.device import usual_precision
 from pellucid.core.errors import ConfigError, ModelError
 from pellucid.core.precision import Holding
 from pellucid.network.adapters import merge
@@ -26,7 +26,7 @@ FEW = 4  # rows that cost little more than one where products are not read faste
 def hold(network: Network, how: Holding) -> Network:
     """Hold a network's matrices as `how` says, in place of its weights; adapters are merged first.
 
-    All else is held and computed in bf16 or f16 if that is what is asked for, and with 8 or 4 bits in what `auto` takes.
+    All else is held and computed in bf16 or f16 if that is what is asked for; with 8 bits in fp32, with 4 in what `auto` takes.
 
     It then only reads: it can neither learn nor be saved, and what a gradient needs is gone. Raises `ConfigError` for
     what cannot be held so, and `ModelError` if it is held already.
@@ -34,7 +34,7 @@ def hold(network: Network, how: Holding) -> Network:
     if network.held is not None:
         raise ModelError("the network's matrices are held already; load it again to hold them in another way")
     device = network.device.type
-    usual = "bf16" if bf16_pays(device) else "fp32"
+    usual = usual_precision(device)
     precision = usual if how.precision == "auto" else how.precision
     if few := precision in ("int8", "int4"):
         if isinstance(network, Recurrent) or device != "cpu":
@@ -42,7 +42,7 @@ def hold(network: Network, how: Holding) -> Network:
             raise ConfigError(f"{what} cannot be held in {precision}; use bf16, f16 or fp32")
         if not exact():
             raise ConfigError(f"this processor has no exact products of bytes, which {precision} needs; use bf16, f16 or fp32")
-    dtype = TYPES[usual if few else precision]
+    dtype = TYPES[{"int8": "fp32", "int4": usual}.get(precision, precision)]
     merge(network).eval().requires_grad_(False)
     for parts in matrices(network):
         weight = torch.cat([part.weight for part in parts])

@@ -61,8 +61,8 @@ def packed(weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " output
 class Int8:
     """Weights of 8 bits with a scale for each output; x as two halves of 8 bits with a scale for each row.
 
-    The products of integers are exact, so that no order of adding them up is another. 16 bits of x are better than bf16; with
-    the usual 8 SmolLM2 loses 4 % of perplexity (Dettmers et al., 2022, tell why), with 16 a third of one.
+    The products of integers are exact, so that no order of adding them up is another. With the usual 8 bits of x SmolLM2 loses
+    4 % of perplexity (Dettmers et al., 2022, tell why), with 16 a third of one.
     """
 
     def __init__(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> None:
