@@ -1,21 +1,28 @@
-"""Tokens a second: our engine against transformers' `generate`, the same weights, side by side.
+"""Tokens a second, side by side in one run: our engine, transformers' `generate` and llama.cpp, on the same weights.
 
 Llama-shaped networks with random weights: 124M (12 x 768, 50,304 tokens) and 10M (6 x 384, 8,192 tokens). A prompt of random
-tokens for each text is continued greedily; what is measured is the rate of new tokens after the first. Random weights write no
-text that repeats itself, so the engine's guesses, which save steps where a text does, are no help here. Every measurement is a
-process of its own, after a short text to warm up; the contenders go in turns; the figures are medians over the turns.
+tokens for each text is continued greedily; what is measured is the rate of new tokens after the first, and of the prompt's
+tokens up to it. Random weights write no text that repeats itself, so the engine's guesses, which save steps where a text does,
+are no help here. Every measurement is a process of its own, after a short text to warm up; the contenders go in turns; the
+figures are medians over the turns.
 
-    python benchmarks/decode.py [--sizes 10M 124M] [--batches 1 8] [--tokens 64] [--prompt 32] [--turns 3]
+    python benchmarks/decode.py [--sizes 10M 124M] [--batches 1 8] [--tokens 64] [--prompt 32] [--turns 3] [--llama PYTHON]
+
+`--llama` names a Python that has llama-cpp-python, built for this machine: pip install --no-binary llama-cpp-python with
+CMAKE_ARGS=-DGGML_NATIVE=ON. (With llama-cpp-python 0.3.36 and AMX its 8 and 4 bits end in an illegal instruction on some
+machines; CFLAGS and CXXFLAGS of "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" leave AMX out.)
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -28,10 +35,15 @@ SHAPES = {
     "10M": {"vocab_size": 8192, "d_model": 384, "layers": 6, "heads": 6, "kv_heads": 6, "d_head": 64, "d_mlp": 1024},
     "124M": {"vocab_size": 50304, "d_model": 768, "layers": 12, "heads": 12, "kv_heads": 12, "d_head": 64, "d_mlp": 2048},
 }
+BITS = {"fp32": "f32", "bf16": "bf16", "f16": "f16", "int8": "q8_0", "int4": "q4_0"}  # ours: llama.cpp's
+PLAIN = ("fp32", "bf16")  # which transformers has too
 
 
-def prepare(folder: Path, size: str) -> None:
-    """A model folder that both sides open."""
+def prepare(folder: Path, size: str, files: list[str]) -> None:
+    """A model folder that all sides open, and files for llama.cpp."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    import pellucid
     from pellucid.network.build import build
     from pellucid.network.families import FAMILIES
     from pellucid.network.weights import save_network
@@ -42,57 +54,33 @@ def prepare(folder: Path, size: str) -> None:
             weight.data.normal_(0, 0.05)
     folder.mkdir()
     save_network(network, folder, end_of_text=0)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())  # a tokenizer of so many tokens, which no measurement uses
+    merges = [*islice(product(alphabet, alphabet), SHAPES[size]["vocab_size"] - len(alphabet) - 1)]
+    tokens = ["<|endoftext|>", *alphabet, *map("".join, merges)]
+    words = Tokenizer(models.BPE(vocab={token: id for id, token in enumerate(tokens)}, merges=merges))
+    words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    words.add_special_tokens(["<|endoftext|>"])
+    words.save(str(folder / "tokenizer.json"))
+    for dtype in files:
+        pellucid.convert(folder, folder / f"{dtype}.gguf", to="gguf", dtype=dtype)
 
 
-def prompts(size: str, batch: int, length: int) -> list[list[int]]:
+def ours(folder: Path, threads: int, precision: str, batch: int, prompt: int, tokens: int) -> tuple[float, float]:
+    """Tokens a second of the engine: new ones, and those of the prompt."""
     import torch
 
-    draw = torch.Generator().manual_seed(1)
-    return torch.randint(1, SHAPES[size]["vocab_size"], (batch, length), generator=draw).tolist()
-
-
-def ours(folder: Path, size: str, threads: int, precision: str, batch: int, prompt: int, tokens: int) -> float:
-    """Tokens a second of the engine."""
-    import torch
-
-    from pellucid.core.device import DTYPES
-    from pellucid.generation.engine import Engine
-    from pellucid.generation.settings import Sampling
-    from pellucid.generation.text import Request, Text
-    from pellucid.network.weights import load_network
-    from pellucid.text.tokenizer import Tokenizer
+    import pellucid
+    from pellucid.generation.rates import write
 
     torch.set_num_threads(threads)
-    network, words = load_network(folder).to(DTYPES[precision]).eval(), Tokenizer.train_chars(["a"])
-    vocabulary = SHAPES[size]["vocab_size"]
-
-    class Mute:
-        def push(self, _: int) -> str:  # what has no tokenizer has no text
-            return ""
-
-        def finish(self) -> str:
-            return ""
-
-    def write(most: int) -> float:
-        engine = Engine(network, known=vocabulary, slots=batch, length=prompt + most)
-        for ids in prompts(size, batch, prompt):
-            request = Request(prompt=ids, vocabulary=vocabulary, max_tokens=most, sampling=Sampling(temperature=0.0))
-            text = Text(request, words)
-            text.decoder, text.ends = Mute(), frozenset()
-            engine.add(text)
-        while any(place.unread for place in engine.places) or engine.waiting:
-            engine.step()
-        done, begun = sum(len(place.text.tokens) for place in engine.places), time.perf_counter()
-        while engine.busy:
-            engine.step()
-        return (batch * most - done) / (time.perf_counter() - begun)
-
-    write(8)
-    return write(tokens)
+    model = pellucid.load(folder, precision=precision)
+    write(model.network, model.tokenizer, batch, prompt, 8)
+    first, rate = write(model.network, model.tokenizer, batch, prompt, tokens)
+    return rate, batch * prompt / first
 
 
-def theirs(folder: Path, size: str, threads: int, precision: str, batch: int, prompt: int, tokens: int) -> float:
-    """Tokens a second of transformers: what further tokens take beyond those of a text of one."""
+def theirs(folder: Path, threads: int, precision: str, batch: int, prompt: int, tokens: int) -> tuple[float, float]:
+    """Those of transformers: what further tokens take beyond those of a text of one."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -101,7 +89,8 @@ def theirs(folder: Path, size: str, threads: int, precision: str, batch: int, pr
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     ).eval()
-    ids = torch.tensor(prompts(size, batch, prompt))
+    draw = torch.Generator().manual_seed(1)
+    ids = torch.randint(1, model.config.vocab_size, (batch, prompt), generator=draw)
 
     def write(most: int) -> float:
         begun = time.perf_counter()
@@ -110,45 +99,58 @@ def theirs(folder: Path, size: str, threads: int, precision: str, batch: int, pr
         return time.perf_counter() - begun
 
     write(8)
-    return batch * (tokens - 1) / (write(tokens) - min(write(1), write(1)))
+    first = min(write(1), write(1))
+    return batch * (tokens - 1) / (write(tokens) - first), batch * prompt / first
+
+
+def llama(python: str, file: Path, threads: int, batch: int, prompt: int, tokens: int) -> tuple[float, float]:
+    """Those of llama.cpp."""
+    script = Path(__file__).with_name("llama_rate.py")
+    words = [python, script, file, batch, prompt, tokens, threads]
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found["written"], found["prompt"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SHAPES, default=[*SHAPES])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--precisions", nargs="+", choices=BITS, default=["fp32", "bf16", "int8", "int4"])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--prompt", type=int, default=32)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=cpu_cores())
+    parser.add_argument("--llama", metavar="PYTHON", help="a Python with llama-cpp-python; without it llama.cpp is left out")
     asked = parser.parse_args()
-    rates: dict[str, float] = {}
+    files = [BITS[precision] for precision in asked.precisions] if asked.llama else []
+    found: dict[str, dict[str, list[float]]] = {}
     with TemporaryDirectory() as temporary:
         for size, batch in product(asked.sizes, asked.batches):
             folder = Path(temporary) / size
             if not folder.exists():
-                alone(prepare, folder, size)
-            contenders = {
-                f"{name}_{precision}": partial(
-                    alone, side, folder, size, asked.threads, precision, batch, asked.prompt, asked.tokens
-                )
-                for name, side in (("ours", ours), ("transformers", theirs))
-                for precision in ("fp32", "bf16")
+                alone(prepare, folder, size, files)
+            lengths = (batch, asked.prompt, asked.tokens)
+            contenders: dict[str, Callable[[], tuple[float, float]]] = {}
+            for precision in asked.precisions:
+                contenders[f"ours_{precision}"] = partial(alone, ours, folder, asked.threads, precision, *lengths)
+                if precision in PLAIN:
+                    contenders[f"transformers_{precision}"] = partial(alone, theirs, folder, asked.threads, precision, *lengths)
+                if asked.llama:
+                    file = folder / f"{BITS[precision]}.gguf"
+                    contenders[f"llama.cpp_{precision}"] = partial(llama, asked.llama, file, asked.threads, *lengths)
+            turns = [{name: contender() for name, contender in contenders.items()} for _ in range(asked.turns)]
+            found[f"{size}_batch{batch}"] = {
+                name: [median(turn[name][at] for turn in turns) for at in (0, 1)] for name in contenders
             }
-            turns: dict[str, list[float]] = {name: [] for name in contenders}
-            for _ in range(asked.turns):
-                for name, contender in contenders.items():
-                    turns[name].append(contender())
-            for name, found in turns.items():
-                rates[f"{size}_batch{batch}_{name}"] = median(found)
-                each = ", ".join(f"{rate:,.0f}" for rate in found)
-                print(f"{size:>5} batch {batch:<3} {name:<18} {median(found):8,.0f} tokens/s ({each})", file=sys.stderr)
-    ratios = {
-        f"{size}_batch{batch}_{precision}": rates[f"{size}_batch{batch}_ours_{precision}"]
-        / max(rates[f"{size}_batch{batch}_transformers_{one}"] for one in ("fp32", "bf16"))
-        for size, batch, precision in product(asked.sizes, asked.batches, ("fp32", "bf16"))
-    }
-    print(json.dumps({"ratios_to_their_best": ratios, "tokens_per_second": rates, "threads": asked.threads}))
+            for name in contenders:
+                written, read = found[f"{size}_batch{batch}"][name]
+                each = ", ".join(f"{turn[name][0]:,.0f}" for turn in turns)
+                print(
+                    f"{size:>5} batch {batch:<3} {name:<18} {written:8,.0f} tokens/s ({each}), prompt {read:8,.0f}",
+                    file=sys.stderr,
+                )
+    print(json.dumps({"tokens_per_second_new_and_of_prompt": found, "threads": asked.threads}))
 
 
 if __name__ == "__main__":
