@@ -6,6 +6,8 @@ import math
 import pytest
 import torch
 
+from pellucid.api import load
+
 PATH = "/v1/completions"
 NO_SPECIAL = {"0": -100, "1": -100, "2": -100}
 
@@ -226,6 +228,16 @@ def test_an_answer_without_a_seed_tells_the_one_that_was_drawn(with_server):
     first, again = with_server(inside)
     assert first["choices"] == again["choices"]
     assert first["system_fingerprint"] == again["system_fingerprint"]
+
+
+def test_the_fingerprint_tells_in_how_many_bits_weights_are_held(with_server, model, tmp_path):
+    model.save(tmp_path / "alice")
+
+    async def inside(server):
+        return (await server.ask(PATH, prompt="Down", max_tokens=1))["system_fingerprint"]
+
+    held = [load(tmp_path / "alice", precision=precision) for precision in ("fp32", "bf16")]
+    assert len({with_server(inside, model=one) for one in (model, *held)}) == 3
 
 
 def test_cached_tokens_are_those_remembered(with_server):

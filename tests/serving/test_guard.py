@@ -4,9 +4,12 @@ import asyncio
 import hashlib
 import json
 import logging
+import socket
+import urllib.error
+import urllib.request
 
 import pytest
-from conftest import error_of
+from conftest import error_of, listening
 
 from pellucid.core.errors import ConfigError
 from pellucid.serving import ServeSettings
@@ -104,6 +107,25 @@ def test_a_body_that_is_too_large_is_refused_by_its_length_and_by_its_bytes(with
 
     for answer in with_server(inside, max_body=4000):
         assert error_of(answer, 413)["code"] == "body_too_large"
+
+
+@pytest.mark.parametrize("fields", [{"max_body": 1_000_000}, {"keys": KEYS}], ids=["too large", "no key"])
+def test_a_client_that_still_sends_sees_why_it_is_refused(model, fields):
+    """Closed upon at once, it would see that the connection was reset; few clients look for an answer then."""
+    with listening(model, **fields) as (port, _):
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{COMPLETIONS}", b"x" * 12_000_000)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=30)
+        assert caught.value.status == (401 if "keys" in fields else 413)
+        assert json.load(caught.value)["error"]["message"]
+
+
+def test_a_client_that_asks_before_it_sends_is_refused_at_once(model):
+    with listening(model, max_body=1000) as (port, _), socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.settimeout(10)
+        head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\nExpect: 100-continue\r\n\r\n"
+        connection.sendall(head.encode())
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413")
 
 
 def test_a_key_has_so_many_requests_and_takes_none_of_anothers(with_server):
@@ -248,7 +270,7 @@ def test_a_smaller_context_is_the_servers(with_server):
     fits, refused = with_server(inside, context=32)
     assert fits["usage"]["total_tokens"] <= 30
     assert refused == {
-        "message": "the model's maximum context length is 32 tokens, but the prompt has 20 and max_tokens 20 more; "
+        "message": "this model's maximum context length is 32 tokens, but the prompt has 20 and max_tokens 20 more; "
         "shorten the prompt, or ask for fewer tokens",
         "type": "invalid_request_error",
         "param": "max_tokens",

@@ -108,6 +108,8 @@ FIELDS = [
     {"audio": {}},
     {"__class__": 1},
     {"model": 5},
+    {"store": True},
+    {"store": 0},
     {"metadata": {"a": 1}},
     {"metadata": {str(n): "x" for n in range(17)}},
     {"user": "x" * 10_000},

@@ -49,6 +49,20 @@ CASES = [
 ]
 
 
+def test_what_is_refused_is_not_described(with_server):
+    document = described(with_server)
+    schemas = document["components"]["schemas"]
+    for name, bad in (
+        ("CompletionRequest", {"prompt": "a", "logit_bias": {"x": 1}}),
+        ("CompletionRequest", {"prompt": "a", "store": 0}),
+        ("EmbeddingRequest", {"input": ""}),
+    ):
+        validator = Draft202012Validator({**schemas[name], "components": document["components"]})
+        assert not validator.is_valid({"model": "tiny", **bad})
+    detokenize = Draft202012Validator({**schemas["DetokenizeRequest"], "components": document["components"]})
+    assert detokenize.is_valid({"model": None, "tokens": [1]})
+
+
 @pytest.mark.parametrize(("path", "fields"), CASES, ids=[f"{path} {list(fields)}" for path, fields in CASES])
 def test_requests_and_answers_are_as_described(with_server, path, fields):
     async def inside(server):

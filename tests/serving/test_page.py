@@ -295,7 +295,7 @@ def test_an_error_in_the_middle_keeps_what_is_written(page):
 def test_a_prompt_that_is_too_long_is_said_kindly(browser, address):
     with visitor(browser, address, failing=True) as page:
         say(page, "long " * 400)
-        expect(page.get_by_role("alert")).to_contain_text("The model's maximum context length is 256 tokens")
+        expect(page.get_by_role("alert")).to_contain_text("This model's maximum context length is 256 tokens")
         expect(prompt(page)).to_be_enabled()
 
 

@@ -147,6 +147,15 @@ def test_tokens_there_and_back(with_server, model):
     assert unknown["message"].startswith("99999 is not a token of this tokenizer")
 
 
+def test_the_name_of_a_special_token_alone_is_that_token(with_server, model):
+    """lm-evaluation-harness asks so for the token that begins a text."""
+
+    async def inside(server):
+        return await server.ask("/tokenize", prompt="<|endoftext|>", add_special_tokens=False)
+
+    assert with_server(inside)["tokens"] == [model.tokenizer.end_of_text]
+
+
 def test_a_model_says_what_it_is(with_server, model):
     chatty = Model(model.network, with_chat_tokens(model.tokenizer)[0])
 

@@ -162,3 +162,15 @@ def test_a_connection_is_kept_for_further_requests(model):
             assert client.post(COMPLETIONS, json=LONG | {"max_tokens": 2}).status_code == 200
         stream = client.get("/v1/models").extensions["network_stream"]
         assert stream is not None
+
+
+def test_an_answer_waits_for_nothing(model):
+    """A system that gathers small pieces (Nagle's algorithm) would hold each answer back for 40 ms."""
+    with listening(model) as (port, _), httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        times = []
+        for _ in range(20):
+            begun = time.monotonic()
+            client.get("/livez")
+            times.append(time.monotonic() - begun)
+    assert min(times[1:]) < 0.03
+    assert sorted(times)[10] < 0.04

@@ -84,7 +84,7 @@ def framed(service: Service, inputs: Sequence[Prompt]) -> list[list[int]]:
             raise refusal(f"text {number} is empty; give at least one character", "input")
         if len(row) > longest:
             raise refusal(
-                f"the model's maximum context length is {longest:,} tokens, but text {number} has {len(row):,}; shorten it",
+                f"this model's maximum context length is {longest:,} tokens, but text {number} has {len(row):,}; shorten it",
                 "input",
                 "context_length_exceeded",
             )

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from pellucid.generation.constrain import Constraint
@@ -59,6 +59,12 @@ def read_stop(value: Any) -> list[str]:
     return found
 
 
+def read_false(value: bool) -> bool:
+    if value:
+        raise wrong("Input should be false, as nothing is kept here")
+    return value
+
+
 def listed(item: dict[str, Any], most: int, least: int = 1) -> dict[str, Any]:
     return {"type": "array", "items": item, "minItems": least, "maxItems": most}
 
@@ -69,12 +75,15 @@ TEXT = {"type": "string"}
 STOP = {"type": "string", "minLength": 1, "maxLength": STOP_LENGTH}
 
 
-def prompts_schema(most: int) -> WithJsonSchema:
-    return WithJsonSchema({"anyOf": [TEXT, listed(TEXT, most), IDS, listed(IDS, most)]})
+NOT_EMPTY = TEXT | {"minLength": 1}
+
+
+def prompts_schema(most: int, text: dict[str, Any] = TEXT) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [text, listed(text, most), IDS, listed(IDS, most)]})
 
 
 Prompts = Annotated[list[Prompt], PlainValidator(several(PROMPTS)), prompts_schema(PROMPTS)]
-Inputs = Annotated[list[Prompt], PlainValidator(several(TEXTS)), prompts_schema(TEXTS)]
+Inputs = Annotated[list[Prompt], PlainValidator(several(TEXTS)), prompts_schema(TEXTS, NOT_EMPTY)]
 Stop = Annotated[
     list[str], PlainValidator(read_stop), WithJsonSchema({"anyOf": [STOP, listed(STOP, STOPS, 0), {"type": "null"}]})
 ]
@@ -82,6 +91,7 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31, json_schema_extra={"format": TOKE
 BiasedToken = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,6})$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Label = Annotated[str, Field(max_length=512)]
+False_ = Annotated[bool, AfterValidator(read_false), WithJsonSchema({"type": "boolean", "const": False})]  # 0 is none
 
 
 class StreamOptions(Body):
@@ -123,7 +133,7 @@ class Harmless(Named):
 
     user: Label | None = None
     metadata: Annotated[dict[str, Label], Field(max_length=16)] | None = None
-    store: Literal[False] | None = None
+    store: False_ | None = None
     service_tier: Literal["auto", "default"] | None = None
 
 
@@ -142,7 +152,9 @@ class Drawing(Harmless):
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: Annotated[dict[BiasedToken, Bias], Field(max_length=BIASES)] | None = None
+    logit_bias: (
+        Annotated[dict[BiasedToken, Bias], Field(max_length=BIASES, json_schema_extra={"additionalProperties": False})] | None
+    ) = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     stop: Stop = Field(default_factory=list)
     stop_token_ids: Annotated[list[TokenId], Field(max_length=STOPS)] | None = None

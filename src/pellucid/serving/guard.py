@@ -8,6 +8,7 @@ import hmac
 import ipaddress
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -19,6 +20,7 @@ from pellucid.serving.settings import ServeSettings, is_loopback
 
 OWN = frozenset({"localhost", "127.0.0.1", "[::1]"})
 METHODS, HEADERS = "GET, POST, OPTIONS", "authorization, content-type, x-request-id"
+HEARD = 16  # times what a body may have: so much of a request that is refused is read, and forgotten
 TOLD = "x-request-id, retry-after"  # headers of answers that a page from elsewhere may read
 
 
@@ -38,6 +40,14 @@ class Guard:
             return await self.app(scope, receive, send)
         headers = Headers(scope=scope)
         origin = headers.get("origin")
+        ended = False
+
+        async def hear() -> Message:
+            nonlocal ended
+            message = await receive()
+            ended = not message.get("more_body", False)
+            return message
+
         if origin in self.settings.origins:
             send = allowing(origin, send)
         try:
@@ -47,8 +57,10 @@ class Guard:
             elif self.is_open(scope["path"]):
                 await self.app(scope, receive, send)
             else:
-                await self.admit(scope, receive, send, headers)
+                await self.admit(scope, hear, send, headers)
         except ApiError as error:
+            if not ended and error.status != 408 and headers.get("expect", "").lower() != "100-continue":
+                await self.hear_out(hear)
             scope["state"]["record"].facts["error"] = error.code
             await error.response()(scope, receive, send)
 
@@ -144,6 +156,14 @@ class Guard:
                 408, f"the request was not complete after {self.settings.read_timeout:g} seconds; send it faster",
                 "request_timeout", headers={"connection": "close"},
             ) from None  # fmt: skip
+
+    async def hear_out(self, receive: Receive) -> None:
+        """Read what is left of a request that is refused: a client that still sends it would not see why."""
+        left = HEARD * self.settings.max_body
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.read_timeout):
+                while left > 0 and (message := await receive()).get("more_body", False):
+                    left -= len(message["body"])
 
     def too_large(self) -> ApiError:
         most = self.settings.max_body

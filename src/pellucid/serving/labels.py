@@ -15,7 +15,7 @@ from pellucid.evaluation.predict import Prediction
 from pellucid.serving.answers import as_json
 from pellucid.serving.embeddings import ReadUsage
 from pellucid.serving.errors import refusal
-from pellucid.serving.fields import TEXT, TEXTS, Harmless, listed, wrong
+from pellucid.serving.fields import NOT_EMPTY, TEXTS, Harmless, listed, wrong
 from pellucid.serving.logprobs import named, number
 from pellucid.serving.service import Call, Service
 
@@ -30,7 +30,6 @@ def read_texts(value: Any) -> list[str]:
     return found
 
 
-NOT_EMPTY = TEXT | {"minLength": 1}
 Texts = Annotated[list[str], PlainValidator(read_texts), WithJsonSchema({"anyOf": [NOT_EMPTY, listed(NOT_EMPTY, TEXTS)]})]
 
 
@@ -134,7 +133,7 @@ def tokens_of(service: Service, texts: Sequence[str], *, room: int | None) -> li
     for number_, row in enumerate(rows):
         if room is not None and len(row) > room:
             raise refusal(
-                f"the model's maximum context length is {room:,} tokens, but text {number_} has {len(row):,}; shorten it",
+                f"this model's maximum context length is {room:,} tokens, but text {number_} has {len(row):,}; shorten it",
                 "input",
                 "context_length_exceeded",
             )

@@ -40,7 +40,8 @@ def document(service: Service, endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     for part in parts_of(schemas):
         properties = part.get("properties", {})
         if part.get("additionalProperties") is False and "model" in properties:  # a request's, which is answered by this one
-            properties["model"] = {"type": "string", "enum": [service.name]}
+            names = [service.name] if "model" in part.get("required", ()) else [service.name, None]
+            properties["model"] = {"enum": names}
         if part.get("format") == TOKEN:
             part["maximum"] = service.model.config.vocab_size - 1
     keys = bool(service.settings.keys)

@@ -137,8 +137,9 @@ class Server(uvicorn.Server):
 def listen(settings: ServeSettings) -> socket.socket:
     """The socket that clients connect to. Raises `ConfigError` if it cannot be had."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        found = socket.socket(family, kind)
+        family, kind, protocol, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        # asyncio sends small pieces at once (TCP_NODELAY) only where the protocol is named; else each could wait for 40 ms
+        found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
     except OSError as error:

@@ -129,7 +129,9 @@ class Service:
     @cached_property
     def fingerprint(self) -> str:
         """Changes with what may change an answer to a request with a seed."""
-        parts = (pellucid.__version__, torch.__version__, self.name, self.model.config, self.model.network.dtype)
+        network = self.model.network
+        held = network.held and (network.held.precision, network.held.nbytes)
+        parts = (pellucid.__version__, torch.__version__, self.name, self.model.config, network.dtype, held)
         return f"fp_{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
 
     @cached_property
@@ -202,7 +204,7 @@ class Service:
         if length > self.context or before + wanted > self.context:
             more = "" if wish.max_tokens is None else f" and {wish.limit} {wish.max_tokens:,} more"
             raise refusal(
-                f"the model's maximum context length is {self.context:,} tokens, but the prompt has {length:,}{more}; "
+                f"this model's maximum context length is {self.context:,} tokens, but the prompt has {length:,}{more}; "
                 "shorten the prompt, or ask for fewer tokens",
                 None if wish.max_tokens is None or length >= self.context else wish.limit,
                 "context_length_exceeded",
@@ -221,7 +223,7 @@ class Service:
         """Refuse a text that is too long whatever its tokens are, before seconds are spent on making them."""
         if self.longest_token is not None and len(text) > self.longest_token * (self.context + 1):
             raise refusal(
-                f"the model's maximum context length is {self.context:,} tokens, but the prompt has {len(text):,} characters, "
+                f"this model's maximum context length is {self.context:,} tokens, but the prompt has {len(text):,} characters, "
                 "which are more; shorten the prompt",
                 code="context_length_exceeded",
             )

@@ -19,7 +19,11 @@ MOST = 1_000_000  # tokens of a request
 
 
 class TokenizeRequest(Body):
-    """A text, or a conversation up to where the assistant is to go on. What frames a text is added, unless it is not wanted."""
+    """A text, or a conversation up to where the assistant is to go on. What frames a text is added, unless it is not wanted.
+
+    A text that is nothing but the name of a special token is that token: so clients ask for its id. Within other text such a
+    name is text, as in a prompt.
+    """
 
     model: str | None = None
     prompt: str | None = None
@@ -79,7 +83,9 @@ async def tokenize(call: Call, asked: TokenizeRequest) -> Response:
 def ids_of(service: Service, asked: TokenizeRequest) -> list[int]:
     if asked.messages is not None:
         return encoded(service, talk_of(asked.messages))
-    return service.model.tokenizer.encode(asked.prompt or "", framed=asked.add_special_tokens is not False)
+    tokenizer, text = service.model.tokenizer, asked.prompt or ""
+    special = tokenizer.backend.token_to_id(text) in tokenizer.special_ids
+    return tokenizer.encode(text, special=special, framed=asked.add_special_tokens is not False)
 
 
 async def detokenize(call: Call, asked: DetokenizeRequest) -> Response:
