@@ -3,9 +3,11 @@
 import json
 import re
 import shlex
+import signal
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 import tiny
 
@@ -45,7 +47,29 @@ def here(folder, monkeypatch):
 
 def run(cli, command):
     words = shlex.split(command.replace("--minutes 10", "--minutes 0.02"))[1:]
-    return cli(*words, *{"pretrain": QUICK, "finetune": FEW, "generate": ["--max-tokens", "20"]}.get(words[0], []))
+    if words[0] == "serve":
+        return serve(words)
+    return cli(
+        *words,
+        *{
+            "pretrain": QUICK,
+            "finetune": FEW,
+            "generate": ["--max-tokens", "20"],
+            "bench": ["--prompt", "20", "--tokens", "20"],
+        }.get(words[0], []),
+    )
+
+
+def serve(words):
+    """What a server says when it is there; it is asked for a text, and told to end."""
+    process = tiny.command(*words, "--port", 0)
+    line = process.stdout.readline()
+    address = line.split()[2].removesuffix(",")
+    answer = httpx.post(f"{address}/completions", json={"model": "mine", "prompt": "Alice", "max_tokens": 5}, timeout=60)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert answer.status_code == 200, answer.text
+    return process.returncode, line, err
 
 
 def test_the_readme_has_commands_and_python():
