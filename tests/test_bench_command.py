@@ -48,9 +48,10 @@ def test_every_token_that_is_asked_for_is_written(run, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompt": 14, "tokens": 8}, "a prompt of 14 and 8 tokens more exceed the model's context of 16"),
-        ({"texts": [0]}, "texts and prompt must be at least 1, and tokens at least 2"),
-        ({"tokens": 1}, "texts and prompt must be at least 1, and tokens at least 2"),
+        ({"prompt": 14, "tokens": 8}, "a prompt of 14 and 8 tokens more exceed the model's context of 16; ask for fewer"),
+        ({"texts": [1, 0]}, "texts must be at least 1, not 0"),
+        ({"prompt": -3}, "prompt must be at least 1, not -3"),
+        ({"tokens": 1}, "tokens must be at least 2, not 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(run, options, message):

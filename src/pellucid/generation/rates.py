@@ -50,10 +50,13 @@ def measure(network: Network, tokenizer: Tokenizer, *, texts: Sequence[int], pro
     Raises `ConfigError` for what does not fit into the model's context.
     """
     context = network.config.context_length
-    if min([prompt, *texts]) < 1 or tokens < 2:
-        raise ConfigError("texts and prompt must be at least 1, and tokens at least 2")
+    for name, value, least in (("texts", min(texts), 1), ("prompt", prompt, 1), ("tokens", tokens, 2)):
+        if value < least:
+            raise ConfigError(f"{name} must be at least {least}, not {value}")
     if prompt + tokens > context:
-        raise ConfigError(f"a prompt of {prompt:,} and {tokens:,} tokens more exceed the model's context of {context:,}")
+        raise ConfigError(
+            f"a prompt of {prompt:,} and {tokens:,} tokens more exceed the model's context of {context:,}; ask for fewer"
+        )
     nbytes, memory = matrices_bytes(network), memory_rate()
     write(network, tokenizer, 1, prompt, 2)
     found = []
