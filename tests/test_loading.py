@@ -53,6 +53,30 @@ def test_weights_have_the_type_that_is_asked_for(run, name, dtype):
     assert model.generate("Alice", max_tokens=3).tokens
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "f16", "int8", "int4"])
+def test_a_model_of_any_form_can_be_held_for_reading(run, tmp_path, precision):
+    pellucid.convert(run.path, tmp_path / "model.gguf", to="gguf")
+    texts = set()
+    for path in (run.path, tmp_path / "model.gguf"):
+        loaded = pellucid.load(path, precision=precision)
+        assert loaded.network.held.precision == precision
+        texts.add(tuple(loaded.generate("Alice was", max_tokens=8, seed=2).logprobs))
+    assert len(texts) == 1
+    assert message(ModelError, loaded.save, tmp_path / "copy") == (
+        f"a model loaded with precision {precision!r} cannot be saved; load it without one"
+    )
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_precision_that_cannot_be_is_refused(run):
+    assert message(ConfigError, pellucid.load, run.path, precision="int8", dtype="bf16") == (
+        "dtype 'bf16' and precision 'int8' both say how weights are held; leave one out"
+    )
+    assert message(ConfigError, pellucid.load, run.path, group=64) == (
+        "group and symmetric have no effect without precision='int4'; leave them out"
+    )
+
+
 def test_a_type_that_there_is_not_is_named(run):
     expected = "dtype must be one of fp32, bf16, f16, not 'int8'"
     assert message(ConfigError, pellucid.load, run.path, dtype="int8") == expected

@@ -294,6 +294,8 @@ def load(
     """
     if precision is None and (group, symmetric) != (32, False):
         raise ConfigError("group and symmetric have no effect without precision='int4'; leave them out")
+    if precision is not None and dtype is not None:
+        raise ConfigError(f"dtype {dtype!r} and precision {precision!r} both say how weights are held; leave one out")
     holding = None if precision is None else Holding(precision=precision, group=group, symmetric=symmetric)
     torch.set_num_threads(min(torch.get_num_threads(), cpu_cores()))  # torch does not know of a container's quota
     opened = open_model(source, device=device, dtype=dtype, revision=revision, holding=holding)
