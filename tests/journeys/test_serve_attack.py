@@ -249,7 +249,7 @@ def test_ten_thousand_hostile_requests_are_refused_and_the_next_is_answered(data
         with ThreadPoolExecutor(THREADS + SLOW) as pool:
             slow = [pool.submit(trickle if n % 2 else read_nothing, port) for n in range(SLOW)]
             for _ in range(rounds):
-                for attacker in pool.map(lambda one: one.attack(REQUESTS // THREADS // rounds), attackers):
+                for attacker in pool.map(lambda one: one.attack(-(-REQUESTS // (THREADS * rounds))), attackers):
                     assert not attacker.wrong, attacker.wrong[:5]
                 ask_fairly()
                 memory.append(resident(process.pid))

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import threading
 
 import pytest
 from conftest import error_of, served
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from pellucid.generation.constrain import Matcher
 
 COMPLETIONS = "/v1/completions"
 FAIR = {"model": "tiny", "prompt": "Alice", "max_tokens": 2}
@@ -161,6 +164,23 @@ def test_a_schema_without_end_ends(with_server, schema):
         return await server.ask(COMPLETIONS, prompt="a", max_tokens=1)
 
     assert with_server(inside)["choices"]
+
+
+def test_a_grammar_is_first_asked_where_it_keeps_nobodys_text_waiting(with_server, monkeypatch):
+    """Of one such as ((a{100}){100}){100} the first tokens take a second to find, and may be too many."""
+    allowed, threads = Matcher.allowed, []
+
+    def seen(self):
+        threads.append(threading.current_thread().name)
+        return allowed(self)
+
+    async def inside(server):
+        monkeypatch.setattr(Matcher, "allowed", seen)
+        return await server.ask(COMPLETIONS, prompt="a", max_tokens=2, regex="[ab]{9}", n=2)
+
+    with_server(inside)
+    assert [name.startswith("pellucid-compile") for name in threads[:2]] == [True, True]
+    assert not any(name.startswith("pellucid-compile") for name in threads[2:])
 
 
 def test_a_nul_in_a_text_is_a_character(with_server, model):

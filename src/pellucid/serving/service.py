@@ -194,7 +194,9 @@ class Service:
                     network, tokenizer, ids, room, sampling, asked.stop, ends, choice,
                     top_logprobs=wish.top_logprobs, prompt_logprobs=wish.prompt_logprobs,
                 )  # fmt: skip
-                made.append(Text(request, tokenizer, constraint))
+                made.append(text := Text(request, tokenizer, constraint))
+                if text.matcher is not None:
+                    text.matcher.allowed()  # may take a second, and fail: here it keeps nobody's text waiting
         return made
 
     def room(self, length: int, wish: Wish) -> int:
