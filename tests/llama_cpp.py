@@ -22,6 +22,8 @@ class LlamaCpp:
         options.cache_type_k = options.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32  # f16 would round what we do not
         options.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self.server = xllamacpp.Server(options)
+        # a server that is let go before its loop runs waits for that loop for ever: an answer from it proves that it does
+        self.ask("completion", prompt=[0], n_predict=1, cache_prompt=False)
 
     def ask(self, verb: str, **body: Any) -> Any:
         address, headers = f"{self.server.listening_address}/{verb}", {"Content-Type": "application/json"}
