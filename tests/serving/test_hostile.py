@@ -96,6 +96,7 @@ FIELDS = [
     {"stop": "a" * 1000},
     {"stop": [1]},
     {"stop_token_ids": [-1]},
+    {"stop_token_ids": [99_999]},
     {"stop_token_ids": list(range(1000))},
     {"logit_bias": {"5": 1000}},
     {"logit_bias": {"-5": 1}},

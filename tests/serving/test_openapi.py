@@ -63,6 +63,29 @@ def test_what_is_refused_is_not_described(with_server):
     assert detokenize.is_valid({"model": None, "tokens": [1]})
 
 
+STREAMS = [
+    ("/v1/completions", {"prompt": "Alice", "max_tokens": 3, "stream_options": {"include_usage": True}}),
+    ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "logprobs": True}),
+    ("/v1/responses", {"input": "Hi", "max_output_tokens": 3}),
+]
+
+
+@pytest.mark.parametrize(("path", "fields"), STREAMS, ids=[path for path, _ in STREAMS])
+def test_events_are_as_described(with_server, path, fields):
+    async def inside(server):
+        document = (await server.client.get("/openapi.json")).json()
+        return document, (await server.post(path, **fields, stream=True)).text
+
+    document, text = with_server(inside)
+    event = document["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"]["schema"]
+    done, told = event["properties"]["data"]["anyOf"]
+    schema = Draft202012Validator({**told["contentSchema"], "components": document["components"]})
+    found = [line.removeprefix("data: ") for line in text.split("\n") if line.startswith("data: ")]
+    assert (found[-1] == done["const"]) == (path != "/v1/responses")
+    for line in found:
+        assert line == done["const"] or schema.is_valid(json.loads(line)), line
+
+
 @pytest.mark.parametrize(("path", "fields"), CASES, ids=[f"{path} {list(fields)}" for path, fields in CASES])
 def test_requests_and_answers_are_as_described(with_server, path, fields):
     async def inside(server):

@@ -104,12 +104,16 @@ def operation(endpoint: Endpoint, *, keys: bool) -> dict[str, Any]:
 
 
 def contents(endpoint: Endpoint) -> dict[str, Any]:
-    """The media types of an answer; a stream's is that of its events, whose data are JSON of the schema."""
+    """The media types of an answer; a stream's schema is that of each of its events, whose data are JSON or `[DONE]`."""
     if isinstance(endpoint.gives, str):
         return {endpoint.gives: {"schema": {"type": "object" if "json" in endpoint.gives else "string"}}}
     found: dict[str, Any] = {"application/json": {"schema": reference(endpoint.gives)}}
     if endpoint.streams is not None:
-        found["text/event-stream"] = {"schema": {"type": "string", "contentSchema": reference(endpoint.streams)}}
+        told = {"anyOf": [reference(endpoint.streams), reference(ErrorAnswer)]}
+        data = {"type": "string", "contentMediaType": "application/json", "contentSchema": told}
+        either = {"anyOf": [{"const": "[DONE]"}, data]}
+        event = {"type": "object", "properties": {"event": {"type": "string"}, "data": either}, "required": ["data"]}
+        found["text/event-stream"] = {"schema": event}
     return found
 
 

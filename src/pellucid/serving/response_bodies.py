@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from pellucid.serving.errors import ErrorBody
 from pellucid.serving.logprobs import TokenLogprob
@@ -124,7 +124,5 @@ class ErrorEvent(Numbered):
     param: str | None
 
 
-class ResponseEvents(BaseModel):
+class ResponseEvents(RootModel[ResponseEvent | ItemEvent | PartEvent | DeltaEvent | TextEvent | ErrorEvent]):
     """What a stream holds, one in each event."""
-
-    event: ResponseEvent | ItemEvent | PartEvent | DeltaEvent | TextEvent | ErrorEvent

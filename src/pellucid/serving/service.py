@@ -19,7 +19,7 @@ from pellucid.api import Model
 from pellucid.core.errors import ConfigError
 from pellucid.evaluation.embed import Pooling
 from pellucid.generation.engine import Engine
-from pellucid.generation.generate import encode, requested
+from pellucid.generation.generate import check_ids, encode, requested
 from pellucid.generation.settings import Sampling
 from pellucid.generation.text import Text
 from pellucid.network.build import outline
@@ -177,6 +177,7 @@ class Service:
 
     def texts(self, asked: Drawing, sampling: Sampling, wish: Wish) -> list[Text]:
         network, tokenizer, constraint = self.model.network, self.model.tokenizer, asked.constraint()
+        check_ids(asked.stop_token_ids or (), network.config.vocab_size)
         ends = self.model.ends | frozenset(asked.stop_token_ids or ())
         made, places = list[Text](), 0
         for prompt in wish.prompts:
