@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
+from real_data import DATA
 
 # An int is a float, as in Python's own rules for type hints (PEP 484).
 install_import_hook(
@@ -20,8 +21,6 @@ install_import_hook(
 
 settings.register_profile("pellucid", deadline=None)  # a shared machine pauses when it likes
 settings.load_profile("pellucid")
-
-DATA = Path(__file__).parents[1].parent / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)

@@ -1,17 +1,13 @@
-"""A tiny model behind the application, in this process or behind a real socket."""
+"""A tiny model, and an application around it."""
 
 import asyncio
-import json
-import threading
-from contextlib import asynccontextmanager, contextmanager
 
-import httpx
 import pytest
 import tiny
 import torch
+from served import served
 
 from pellucid.api import Model
-from pellucid.serving import ServeSettings, create_app
 from pellucid.text.tokenizer import Tokenizer
 
 CONTEXT = 256
@@ -27,55 +23,6 @@ def model():
     return Model(network, tokenizer)
 
 
-class Served:
-    """An application, and a client of it."""
-
-    def __init__(self, app, client):
-        self.app, self.client, self.service = app, client, app.state.service
-
-    async def post(self, path, body=None, **fields):
-        return await self.client.post(path, json={"model": "tiny", **(body or {}), **fields})
-
-    async def ask(self, path, **fields):
-        """The answer to what must succeed."""
-        answer = await self.post(path, **fields)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    async def stream(self, path, **fields):
-        """The events of a stream, without the last, which says that it is done."""
-        answer = await self.post(path, stream=True, **fields)
-        assert answer.status_code == 200, answer.text
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        lines = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line.startswith("data: ")]
-        assert lines[-1] == "[DONE]"
-        return [json.loads(line) for line in lines[:-1]]
-
-    async def refused(self, status, path, **fields):
-        """The error object of what must be refused."""
-        return error_of(await self.post(path, **fields), status)
-
-
-def error_of(answer, status):
-    assert answer.status_code == status, answer.text
-    assert answer.headers["x-request-id"]
-    body = answer.json()
-    assert body.keys() == {"error"}
-    assert body["error"].keys() == {"message", "type", "param", "code"}
-    assert body["error"]["message"]
-    assert body["error"]["code"]
-    return body["error"]
-
-
-@asynccontextmanager
-async def served(model, **settings):
-    app = create_app(model, ServeSettings(**{"name": "tiny", "slots": 4, **settings}))
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as client:
-            yield Served(app, client)
-
-
 @pytest.fixture
 def with_server(model):
     """Run an async function on an application of its own; the function's result."""
@@ -88,30 +35,3 @@ def with_server(model):
         return asyncio.run(inside())
 
     return run
-
-
-@contextmanager
-def listening(model, **settings):
-    """The same behind a socket, on a thread of its own: its address and the application."""
-    from pellucid.serving.running import Server, configured, listen
-
-    chosen = ServeSettings(**{"name": "tiny", "slots": 4, "port": 0, **settings})
-    app, bound = create_app(model, chosen), listen(chosen)
-    server = Server(configured(app), app.state.service)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            thread.join(0.01)
-        yield bound.getsockname()[1], app
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        assert not thread.is_alive()
-
-
-@pytest.fixture(scope="session")
-def listen():
-    """`listening`, for tests that cannot import it."""
-    return listening

@@ -17,10 +17,9 @@ from typing import Literal
 import openai
 import pytest
 import tiny
-from conftest import listening
 from llama_cpp import smollm2
 from pydantic import BaseModel
-from test_socket import slowed, wait
+from served import listening, slowed, wait
 
 import pellucid
 from pellucid.core.progress import Silent
@@ -211,7 +210,9 @@ class TestOpenai:
 @pytest.fixture(scope="module")
 def litellm():
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks another server for prices
-    return pytest.importorskip("litellm")
+    import litellm
+
+    return litellm
 
 
 class TestLitellm:
@@ -331,6 +332,7 @@ def test_every_request_that_schemathesis_makes_of_the_description(base, tmp_path
 def test_more_requests_of_schemathesis(base, tmp_path):
     count = schemathesis(base, tmp_path, "--phases", "examples,coverage,fuzzing", "--max-examples", "15")
     print(f"{count:,} requests of schemathesis")
+    assert count > 1000
 
 
 BLIMP = """
@@ -368,12 +370,12 @@ def asked_by_the_harness(subject, tmp_path, monkeypatch, rows, **options):
     return found["results"]["pairs"]["acc,none"], [response for sample in samples for [response] in sample["resps"]]
 
 
-def compare(model, base, tmp_path, monkeypatch, rows, tolerance):
+def largest_difference(model, base, tmp_path, monkeypatch, rows):
     """The same task through the server, which makes the tokens too, and in this process.
 
     The score and the likeliest tokens are the same, and log-likelihoods bit for bit those of the engine in this process: HTTP,
     JSON and tokens change nothing. Evaluation in this process reads many texts at once and not in tiles, so that sums of
-    float32 are rounded in another order: from that it differs in the sixth or seventh digit, by what float32 has.
+    float32 are rounded in another order: returned is by which share of themselves log-likelihoods then differ at most.
     """
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with openai.OpenAI(base_url=base, api_key=KEY) as client:
@@ -390,9 +392,9 @@ def compare(model, base, tmp_path, monkeypatch, rows, tolerance):
         ids = [own.prefix_token_id, *model.tokenizer.encode(f" {text}")]  # it puts a space between question and answer
         assert float(found) == sum(model.generate(ids, max_tokens=1, prompt_logprobs=True).prompt_logprobs)
         assert greedy == greedy_here
-        assert float(found) == pytest.approx(float(expected), rel=tolerance)
         differences.append(abs(float(found) - float(expected)) / abs(float(expected)))
-    return f"{len(rows)} items, score {score}, log-likelihoods within {max(differences):.1e} of themselves"
+    print(f"{len(rows)} items, score {score}, log-likelihoods within {max(differences):.1e} of themselves")
+    return max(differences)
 
 
 def test_lm_evaluation_harness_finds_through_the_server_what_it_finds_in_this_process(model, base, tmp_path, monkeypatch):
@@ -401,7 +403,7 @@ def test_lm_evaluation_harness_finds_through_the_server_what_it_finds_in_this_pr
         words = tiny.DOCUMENTS[number % len(tiny.DOCUMENTS)].split()[: 4 + number % 7]
         good, bad = [*words, str(number)], [*words[::-1], str(number)]
         rows.append({"sentence_good": " ".join(good), "sentence_bad": " ".join(bad)})
-    compare(model, base, tmp_path, monkeypatch, rows, 1e-6)
+    assert largest_difference(model, base, tmp_path, monkeypatch, rows) <= 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -438,4 +440,7 @@ def test_a_real_model_is_chatted_with(chatting):
 def test_the_harness_on_a_real_model(chatting, data, tmp_path, monkeypatch):
     lines = (data / "blimp/principle_A_c_command.jsonl").read_text("utf-8").splitlines()[:200]
     rows = [{name: json.loads(line)[name] for name in ("sentence_good", "sentence_bad")} for line in lines]
-    print(compare(pellucid.load(smollm2(), precision="fp32"), chatting, tmp_path, monkeypatch, rows, 1e-5))
+    model = pellucid.load(smollm2(), precision="fp32")
+    assert (
+        largest_difference(model, chatting, tmp_path, monkeypatch, rows) <= 1e-5
+    )  # measured: 2.1e-6, short of the aim of 1e-6

@@ -9,7 +9,7 @@ import time
 import httpx
 import pytest
 import tiny
-from conftest import error_of
+from served import error_of
 
 KEY = "a-key-of-sixteen-letters"
 

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from conftest import error_of, listening
+from served import error_of, listening
 
 from pellucid.core.errors import ConfigError
 from pellucid.serving import ServeSettings

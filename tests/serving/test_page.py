@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 import tiny
 from playwright.sync_api import expect, sync_playwright
+from served import listening, slowed
 
 from pellucid.api import Model
 from pellucid.network.families import FAMILIES
@@ -47,8 +48,8 @@ def chatty(model):
 
 
 @pytest.fixture(scope="module")
-def address(listen, chatty):
-    with listen(chatty) as (port, _):
+def address(chatty):
+    with listening(chatty) as (port, _):
         yield f"http://127.0.0.1:{port}/"
 
 
@@ -128,8 +129,8 @@ def percent(text):
 
 
 @pytest.mark.parametrize("chats", [True, False])
-def test_it_begins_with_what_the_model_was_made_for(browser, listen, model, chatty, chats):
-    with listen(chatty if chats else model) as (port, _), visitor(browser, f"http://127.0.0.1:{port}/") as page:
+def test_it_begins_with_what_the_model_was_made_for(browser, model, chatty, chats):
+    with listening(chatty if chats else model) as (port, _), visitor(browser, f"http://127.0.0.1:{port}/") as page:
         expect(page.get_by_role("radio", name="Chat" if chats else "Completion")).to_be_checked()
         expect(page.locator("#model")).to_have_attribute("title", re.compile("^[0-9.]+K parameters · "))
 
@@ -165,8 +166,9 @@ def test_a_conversation_goes_on_and_its_seed_writes_the_same_again(page):
     expect(page.locator(".said:visible")).to_have_text(["Who are you?", "And then?"])
 
 
-def test_escape_stops_the_page_and_the_server(browser, listen, long_model):
-    with listen(long_model) as (port, app), visitor(browser, f"http://127.0.0.1:{port}/") as page:
+def test_escape_stops_the_page_and_the_server(browser, long_model):
+    with listening(long_model) as (port, app), visitor(browser, f"http://127.0.0.1:{port}/") as page:
+        slowed(app, 0.02)
         say(page, "Go on and on", length=8000)
         tokens(page).nth(30).wait_for()
         page.keyboard.press("Escape")
@@ -218,10 +220,10 @@ def test_a_text_branches_from_another_token(page, mode):
 SHAPE = {"d_model": 24, "layers": 1, "heads": 2, "kv_heads": 2, "d_head": 12, "d_mlp": 30}
 
 
-def test_an_encoder_decoder_answers_and_is_not_asked_to_go_on(browser, listen, model):
+def test_an_encoder_decoder_answers_and_is_not_asked_to_go_on(browser, model):
     t5 = FAMILIES["t5"].new(vocab_size=model.config.vocab_size, context_length=64, tied=False, **SHAPE, decoder_layers=1)
     with (
-        listen(Model(tiny.randomised(t5), model.tokenizer)) as (port, _),
+        listening(Model(tiny.randomised(t5), model.tokenizer)) as (port, _),
         visitor(browser, f"http://127.0.0.1:{port}/") as page,
     ):
         choose(page, "Completion")
@@ -234,11 +236,11 @@ def test_an_encoder_decoder_answers_and_is_not_asked_to_go_on(browser, listen, m
         expect(page.get_by_role("dialog").get_by_role("button")).to_have_count(0)
 
 
-def test_a_model_that_writes_nothing_says_so(browser, listen, model):
+def test_a_model_that_writes_nothing_says_so(browser, model):
     bert = FAMILIES["bert"].new(vocab_size=model.config.vocab_size, context_length=16, **SHAPE)
     expected = "tiny reads texts but writes none; use it from a program: openapi.json says how."
     encoder = Model(tiny.randomised(bert), model.tokenizer)
-    with listen(encoder) as (port, _), visitor(browser, f"http://127.0.0.1:{port}/") as page:
+    with listening(encoder) as (port, _), visitor(browser, f"http://127.0.0.1:{port}/") as page:
         expect(page.get_by_role("alert")).to_contain_text(expected)
 
 
@@ -265,8 +267,8 @@ def test_a_line_break_is_a_token_to_point_at(page):
     assert page.locator(".tokens").text_content() == "Count:One\n\nTwo"
 
 
-def test_a_server_that_is_gone_is_said_kindly_and_tried_again(browser, listen, model):
-    with listen(model) as (port, _):
+def test_a_server_that_is_gone_is_said_kindly_and_tried_again(browser, model):
+    with listening(model) as (port, _):
         at = f"http://127.0.0.1:{port}/"
         with visitor(browser, at, failing=True) as page:
             expect(prompt(page)).to_be_focused()
@@ -299,8 +301,8 @@ def test_a_prompt_that_is_too_long_is_said_kindly(browser, address):
         expect(prompt(page)).to_be_enabled()
 
 
-def test_a_key_is_asked_for_until_one_fits_and_forgotten_with_the_tab(browser, listen, model):
-    with listen(model, keys=KEYS) as (port, _), visitor(browser, f"http://127.0.0.1:{port}/", failing=True) as page:
+def test_a_key_is_asked_for_until_one_fits_and_forgotten_with_the_tab(browser, model):
+    with listening(model, keys=KEYS) as (port, _), visitor(browser, f"http://127.0.0.1:{port}/", failing=True) as page:
         dialog = page.get_by_role("dialog", name="asks for an API key")
         dialog.get_by_label("API key").fill("a-key-that-nobody-has")
         dialog.get_by_role("button", name="Use this key").click()

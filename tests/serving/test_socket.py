@@ -7,28 +7,10 @@ import time
 
 import httpx
 import pytest
-from conftest import error_of, listening
+from served import error_of, listening, slowed, wait
 
 COMPLETIONS = "/v1/completions"
 LONG = {"model": "tiny", "prompt": "Alice", "max_tokens": 240, "logit_bias": {"0": -100}}
-
-
-def wait(condition, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.005)
-
-
-def slowed(app, seconds):
-    engine, step = app.state.service.worker.engine, app.state.service.worker.engine.step
-
-    def slow():
-        time.sleep(seconds)
-        step()
-
-    engine.step = slow
-    return engine
 
 
 def request_of(body, **headers):

@@ -5,7 +5,7 @@ import threading
 import time
 
 import pytest
-from conftest import error_of, served
+from served import error_of, served, slowed
 
 COMPLETIONS = "/v1/completions"
 LONG = {"prompt": "Alice", "max_tokens": 240, "logit_bias": {"0": -100}}
@@ -23,22 +23,10 @@ def idle(server):
     return not (engine.places or engine.waiting or worker.active or worker.taken or worker.writings)
 
 
-def slowed(server, seconds=0.01):
-    """Make every step take a while, so that there is time to leave."""
-    engine, step = server.service.worker.engine, server.service.worker.engine.step
-
-    def slow():
-        time.sleep(seconds)
-        step()
-
-    engine.step = slow
-    return engine
-
-
 @pytest.mark.parametrize("where", ["queue", "prefill", "decode"])
 def test_who_leaves_frees_their_place_at_once(with_server, where):
     async def inside(server):
-        engine = slowed(server)
+        engine = slowed(server.app, 0.01)
         prompt = [*range(5, 205)] if where == "prefill" else "Alice"
         first = asyncio.ensure_future(server.post(COMPLETIONS, **LONG))
         await until(lambda: engine.places)
@@ -119,7 +107,7 @@ def test_an_engine_with_nothing_to_do_is_ready(with_server):
 
 def test_a_request_that_takes_too_long_ends(with_server):
     async def inside(server):
-        slowed(server, 0.05)
+        slowed(server.app, 0.05)
         whole = await server.post(COMPLETIONS, **LONG)
         streamed = await server.post(COMPLETIONS, **LONG, stream=True)
         await until(lambda: idle(server))
@@ -132,7 +120,7 @@ def test_a_request_that_takes_too_long_ends(with_server):
 
 def test_a_silent_stream_says_that_it_is_alive(with_server):
     async def inside(server):
-        slowed(server, 0.3)
+        slowed(server.app, 0.3)
         return (await server.post(COMPLETIONS, prompt="a", max_tokens=2, stream=True)).text
 
     text = with_server(inside, heartbeat=0.1)
@@ -185,7 +173,7 @@ def test_a_server_that_ends_says_so_to_whom_it_leaves(model):
     async def inside():
         entered = served(model)
         server = await entered.__aenter__()
-        slowed(server, 0.02)
+        slowed(server.app, 0.02)
         asked = asyncio.ensure_future(server.post(COMPLETIONS, **LONG))
         await until(lambda: server.service.worker.engine.places)
         await server.service.close()

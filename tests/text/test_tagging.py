@@ -4,9 +4,9 @@ from functools import cache
 
 import numpy as np
 import pytest
-from conftest import DATA
 from hypothesis import given
 from hypothesis import strategies as st
+from real_data import DATA
 from tiny import ALICE
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from pydantic import BaseModel
 from starlette.responses import Response
@@ -79,15 +79,27 @@ def event(answer: BaseModel, name: str | None = None) -> str:
     return data if name is None else f"event: {name}\n{data}"
 
 
+def told_in_stream(error: ApiError) -> str:
+    return f"data: {error.json}\n\n"
+
+
 class EventStream(Response):
-    """Server-sent events of texts that are written; an error in the middle is an event too."""
+    """Server-sent events of texts that are written; an error in the middle is an event too, as `broken` tells it."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, call: Call, writing: Writing, events: AsyncIterator[str], *, done: str = DONE) -> None:
+    def __init__(
+        self,
+        call: Call,
+        writing: Writing,
+        events: AsyncIterator[str],
+        *,
+        broken: Callable[[ApiError], str] = told_in_stream,
+        done: str = DONE,
+    ) -> None:
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self.call, self.writing, self.events, self.done = call, writing, events, done
+        self.call, self.writing, self.events, self.broken, self.done = call, writing, events, broken, done
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - the guard listens
         try:
@@ -107,5 +119,5 @@ class EventStream(Response):
         except Exception as error:
             told = as_api_error(error)
             self.call.note(error=told.code)
-            yield f"data: {told.json}\n\n".encode()
+            yield self.broken(told).encode()
         yield self.done.encode()

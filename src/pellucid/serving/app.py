@@ -133,7 +133,7 @@ def create_app(model: Model, settings: ServeSettings | None = None) -> Starlette
             Middleware(Recorded, metrics=service.metrics, paths=paths),
             Middleware(Guard, settings=settings, open_paths=open_paths),
         ],
-        exception_handlers={HTTPException: refused, ApiError: told},
+        exception_handlers={HTTPException: refused},
     )
     app.router.redirect_slashes = False  # a path that is not there is not there
     app.state.service = service

@@ -40,10 +40,7 @@ class Endpoint:
 
     async def respond(self, request: Request) -> Response:
         call = Call(request.app.state.service, request.state.record)
-        try:
-            return await self.answer(call, *await self.arguments(request, call))
-        except Exception as error:
-            return told(request, error)
+        return await self.answer(call, *await self.arguments(request, call))
 
     async def arguments(self, request: Request, call: Call) -> list[Any]:
         """What the handler needs besides the call: the body, or the names in the path."""

@@ -11,9 +11,10 @@ from starlette.responses import Response
 
 from pellucid.generation.settings import Sampling
 from pellucid.generation.text import Text
-from pellucid.serving.answers import ALIVE, EventStream, as_api_error, as_json, event, new_id, noted, usage_of
+from pellucid.serving.answers import ALIVE, EventStream, as_json, event, new_id, noted, usage_of
 from pellucid.serving.bodies import Body
 from pellucid.serving.chat import MESSAGES, PARTS, encoded
+from pellucid.serving.errors import ApiError
 from pellucid.serving.fields import TOP, AnyObject, Drawing, PlainText, bounded, listed, wrong
 from pellucid.serving.logprobs import TokenLogprob, Transcript, for_chat
 from pellucid.serving.response_bodies import (
@@ -204,6 +205,11 @@ class Told:
             total_tokens=used.total_tokens,
         )
 
+    def broken(self, error: ApiError) -> str:
+        """The last event of a stream that fails."""
+        problem = error.answer.error
+        return self.tell(ErrorEvent, "error", message=problem.message, code=problem.code, param=problem.param)
+
     def tell(self, kind: type[Any], name: str, **fields: Any) -> str:
         """The next event."""
         told = kind(type=name, sequence_number=self.number, **fields)
@@ -223,7 +229,7 @@ async def respond(call: Call, asked: ResponseRequest) -> Response:
     told = Told(call, asked, text, sampling)
     writing = service.begin(call, texts, streamed=streamed)
     if streamed:
-        return EventStream(call, writing, events(call, writing, told), done="")
+        return EventStream(call, writing, events(call, writing, told), broken=told.broken, done="")
     try:
         async for _ in told.pieces(writing, float("inf")):
             pass
@@ -238,20 +244,14 @@ async def events(call: Call, writing: Writing, told: Told) -> AsyncIterator[str]
     place = {"item_id": told.item_id, "output_index": 0, "content_index": 0}
     yield told.tell(ResponseEvent, "response.created", response=told.response())
     yield told.tell(ResponseEvent, "response.in_progress", response=told.response())
-    try:
-        yield told.tell(ItemEvent, "response.output_item.added", output_index=0, item=told.item())
-        yield told.tell(PartEvent, "response.content_part.added", **place, part=told.part())
-        async for new in told.pieces(writing, call.service.settings.heartbeat):
-            if new is None:
-                yield ALIVE
-                continue
-            piece, places = new
-            yield told.tell(DeltaEvent, "response.output_text.delta", **place, delta=piece, logprobs=places)
-    except Exception as error:
-        problem = as_api_error(error).answer.error
-        call.note(error=problem.code)
-        yield told.tell(ErrorEvent, "error", message=problem.message, code=problem.code, param=problem.param)
-        return
+    yield told.tell(ItemEvent, "response.output_item.added", output_index=0, item=told.item())
+    yield told.tell(PartEvent, "response.content_part.added", **place, part=told.part())
+    async for new in told.pieces(writing, call.service.settings.heartbeat):
+        if new is None:
+            yield ALIVE
+            continue
+        piece, places = new
+        yield told.tell(DeltaEvent, "response.output_text.delta", **place, delta=piece, logprobs=places)
     yield told.tell(TextEvent, "response.output_text.done", **place, text=told.written, logprobs=told.places)
     yield told.tell(PartEvent, "response.content_part.done", **place, part=told.part())
     yield told.tell(ItemEvent, "response.output_item.done", output_index=0, item=told.item())

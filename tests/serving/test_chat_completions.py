@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import error_of
+from served import error_of
 
 from pellucid.text.chat import ChatTemplate, encode_chat
 
