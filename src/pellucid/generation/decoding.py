@@ -115,7 +115,8 @@ class Attending:
         config = self.decoder.config
         self.slots = Slots(config, slots=slots, length=length, dtype=network.dtype, device=network.device)
         layers = [part for part in network.modules() if isinstance(part, CrossAttention)]
-        self.sources = Sources(config, layers, slots=slots, length=sources, like=self.slots.keys) if layers else None
+        self.sources = Sources(config, layers, slots=slots, length=sources, like=self.slots.keys[0]) if layers else None
+        self.step = network.held and network.held.step
 
     def begin(self, slot: int, prompt: list[int]) -> list[int]:
         if self.reader is None or self.sources is None:
@@ -129,9 +130,11 @@ class Attending:
 
     def advance(self, slots: list[int], starts: list[int], tokens: list[int]) -> Float[Tensor, "texts d_model"]:
         rows = filled(self.sizes, len(tokens))
+        filled_up = tokens + [0] * (rows - len(tokens))
+        if self.step is not None:
+            return self.step(*self.slots.rows_for(filled_up, slots, starts))[: len(tokens)]
         mask = self.slots.place(slots, starts, seq=1, batch=rows)
-        ids = [[token] for token in tokens] + [[0]] * (rows - len(tokens))
-        return self.encode(ids, mask, slots)[: len(tokens), 0]
+        return self.encode([[token] for token in filled_up], mask, slots)[: len(tokens), 0]
 
     def encode(self, ids: list[list[int]], mask: Mask, slots: list[int]) -> Float[Tensor, "batch seq d_model"]:
         if self.sources is not None:

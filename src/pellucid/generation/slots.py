@@ -80,8 +80,12 @@ class Slots:
     positions: Int[Tensor, "rows seq"]
 
     def __init__(self, config: ModelConfig, *, slots: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (config.layers, slots, config.kv_heads, bucket(length), config.d_head)
-        self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        # a slot more takes what filling writes; a position more, since a compiler must know that no bucket is all of a slot
+        shape = (slots + 1, config.kv_heads, bucket(length) + 1, config.d_head)
+        self.keys, self.values = (
+            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)] for _ in range(2)
+        )
+        self.index = torch.arange(bucket(length), device=device)
         self.last = config.context_length - 1
         self.layers = [LayerSlots(self, layer) for layer in range(config.layers)]
 
@@ -90,7 +94,7 @@ class Slots:
 
         A position sees its slot up to itself. What filling wrote beyond a text's end is overwritten before anyone sees it.
         """
-        device = self.keys.device
+        device = self.keys[0].device
         self.runs = Runs(slots, [start + seq for start in starts])
         self.rows = torch.tensor(slots, device=device)[:, None]
         self.positions = torch.tensor(starts, device=device)[:, None] + torch.arange(seq, device=device)
@@ -99,15 +103,24 @@ class Slots:
         seen = torch.arange(self.runs.widest, device=device) <= positions[:, None, :, None]
         return Mask(positions=positions.clamp(max=self.last), allowed=seen)
 
+    def rows_for(
+        self, tokens: Sequence[int], slots: Sequence[int], starts: Sequence[int]
+    ) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"], Int[Tensor, " rows"], Int[Tensor, " keys"], list[Keys], list[Keys]]:
+        """What a compiled step takes for one token each of some slots; further tokens are filling, in the slot that is for it."""
+        filling = len(tokens) - len(slots)
+        spare = len(self.keys[0]) - 1
+        rows = torch.tensor([[*tokens], [*slots, *[spare] * filling], [*starts, *[0] * filling]])
+        return (*rows, self.index[: bucket(max(starts) + 1)], self.keys, self.values)
+
     def choose(self, slots: Sequence[int]) -> None:
         """Go on in the first slots with what these hold; one may be chosen several times."""
-        for buffer in (self.keys, self.values):
-            buffer[:, : len(slots)] = buffer[:, list(slots)]
+        for buffer in (*self.keys, *self.values):
+            buffer[: len(slots)] = buffer[list(slots)]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """The first positions of one slot, in another too."""
-        for buffer in (self.keys, self.values):
-            buffer[:, target, :, :length] = buffer[:, source, :, :length]
+        for buffer in (*self.keys, *self.values):
+            buffer[target, :, :length] = buffer[source, :, :length]
 
 
 class Sources:

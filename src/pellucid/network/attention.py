@@ -98,7 +98,7 @@ class Attention(nn.Module):
         if taps is not None:
             edit = taps.edit.get(f"{self.site}.pattern")
             taps.keep(f"{self.site}.pattern", lambda: patterns(q, seen, edit, self.scale))
-        if len(seen) == 1 and len(seen[0].k) == len(q):
+        if len(seen) == 1 and seen[0].k.shape[0] == q.shape[0]:
             mixed = attend(q, *seen[0][1:], edit, self.scale)
         else:
             mixed = torch.zeros_like(q)
@@ -145,11 +145,33 @@ def attend(
     """softmax(q k^T scale) v under the mask, scale 1 / sqrt(d_head) unless given; with `edit`, of the edited pattern."""
     if edit is not None:
         return pattern(q, k, mask, edit, scale).to(v.dtype) @ spread(v, q.shape[1])
+    if torch.compiler.is_compiling() and q.shape[2] == 1:
+        return attend_by_sums(q, k, v, mask, scale)
     if q.device.type == "cpu" and 1 < q.shape[2] <= SHORT and k.shape[2] <= SHORT:
         return attend_by_products(q, k, v, mask, scale)
     causal, grouped = mask.causal and mask.allowed is None and mask.bias is None, q.shape[1] != k.shape[1]
     added = mask.allowed if mask.bias is None else mask.added(k.shape[2], q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=added, is_causal=causal, scale=scale, enable_gqa=grouped)
+
+
+def attend_by_sums(
+    q: Float[Tensor, "batch heads 1 d_head"],
+    k: Float[Tensor, "batch kv_heads keys d_head"],
+    v: Float[Tensor, "batch kv_heads keys d_head"],
+    mask: Mask,
+    scale: float | None = None,
+) -> Float[Tensor, "batch heads 1 d_head"]:
+    """The same for one query a row, written out for a compiler, which makes loops of it that add keys up one after another:
+
+    masked keys at the end add zeros and change no bit.
+    """
+    batch, heads, _, d_head = q.shape
+    grouped = q.reshape(batch, k.shape[1], -1, 1, d_head).float() * (d_head**-0.5 if scale is None else scale)
+    scores = (grouped * k[:, :, None].float()).sum(dim=-1)
+    added = mask.added(k.shape[2], torch.float32)
+    weights = (scores + added.reshape(*added.shape[:2], 1, -1)).softmax(dim=-1)
+    mixed = (weights[..., None] * v[:, :, None].float()).sum(dim=-2)
+    return mixed.view(batch, heads, 1, d_head).to(v.dtype)
 
 
 def attend_by_products(

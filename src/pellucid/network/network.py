@@ -1,6 +1,7 @@
 """What all networks have in common: token ids in, hidden states and scores out."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,9 @@ class Output:
     pooled: Float[Tensor, "batch d_model"] | None = None  # of a network with a pooler, or with scores of whole texts
 
 
+Step = Callable[..., Tensor]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Held:
     """How `holding.hold` holds a network that will only read."""
@@ -33,6 +37,7 @@ class Held:
     nbytes: int  # of all matrices, which every pass reads
     sizes: tuple[int, ...]  # numbers of rows in a pass that give a row the same bits
     free: int  # so many rows take hardly longer than one
+    step: Step | None = None  # a compiled pass, as `generation.compiled` makes it
 
 
 class Network(nn.Module, ABC):

@@ -6,6 +6,7 @@ the integers of `Int8` are exact by nature, the others add up in one order.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -29,6 +30,9 @@ class Product(Protocol):
 
     def __call__(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]: ...
 
+    def opened(self) -> Product:
+        """The same of plain tensors, for a compiler, which packs them itself."""
+
 
 class Dense:
     """As any linear layer; for devices without packed kernels."""
@@ -39,6 +43,9 @@ class Dense:
 
     def __call__(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         return F.linear(x, self.weight, self.bias)
+
+    def opened(self) -> Product:
+        return self
 
 
 class Packed:
@@ -51,6 +58,9 @@ class Packed:
     def __call__(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         found: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return found
+
+    def opened(self) -> Product:
+        return Dense(self.weight.to_dense(), self.bias)
 
 
 def packed(weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> Product:
@@ -74,15 +84,21 @@ class Int8:
         self.outputs, self.nbytes = len(weight), whole.nbytes
 
     def __call__(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
+        weight = self.weight if self.weight.is_mkldnn else torch.ops.onednn.qlinear_prepack(self.weight, None)
         scale, halves = in_halves(x.reshape(-1, x.shape[-1]).float())
         sums = torch.ops.onednn.qlinear_pointwise(
-            halves, 1.0, 0, self.weight, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            halves, 1.0, 0, weight, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        high, low = sums.chunk(2)
+        high, low = sums.view(2, -1, self.outputs)
         found = torch.add(low, high, alpha=256).mul_(scale)
         if self.bias is not None:
             found += self.bias
         return found.to(x.dtype).view(*x.shape[:-1], self.outputs)
+
+    def opened(self) -> Product:
+        plain = copy(self)
+        plain.weight = self.weight.to_dense().t().contiguous()
+        return plain
 
 
 class Int4:
@@ -114,6 +130,9 @@ class Int4:
             found += self.bias
         return found.view(*x.shape[:-1], self.outputs)
 
+    def opened(self) -> Product:
+        return self
+
 
 def rounded_to_bytes(
     weight: Float[Tensor, "outputs inputs"],
@@ -128,8 +147,8 @@ def in_halves(x: Float[Tensor, "rows inputs"]) -> tuple[Float[Tensor, "rows 1"],
     """The scale of each row, and the rows' whole numbers 256 high + low: first the high halves, then the low ones."""
     scale = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True).clamp_(min=1e-30) / HALF
     whole = (x / scale).round_().to(torch.int16)
-    high, low = ((part.view(torch.int8).view(*x.shape, 2)) for part in (whole + 128, whole))  # little-endian
-    return scale, torch.cat((high[..., 1], low[..., 0]))
+    high = (whole + 128) >> 8
+    return scale, torch.cat((high, whole - (high << 8))).to(torch.int8)
 
 
 def rounded_to_nibbles(

@@ -1,0 +1,224 @@
+"""One more token of each of several texts as one compiled graph.
+
+Without it a layer is some forty small operations, each of which takes longer to begin than to do. torch's inductor makes five
+kernels of them and packs the matrices, for any number of texts, lengths and slots; that takes a minute, and is kept on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.export import Dim
+
+from pellucid.core.errors import ConfigError, PellucidError
+from pellucid.core.files import atomic_folder, remove_folder
+from pellucid.core.machine import cache_folder, compiler, cpu_name
+from pellucid.generation.slots import LEAST, bucket
+from pellucid.network.attention import Seen
+from pellucid.network.layers import Linear
+from pellucid.network.masks import Mask
+from pellucid.network.network import Network, Step
+from pellucid.network.products import ROWS
+from pellucid.network.transformer import Transformer
+
+LARGEST = 1_000_000_000  # bytes of matrices up to which a step is compiled unasked: with more, products take most of the time
+KEPT = 3  # compiled steps that stay on disk, each as large as its model
+STEP = "step.pt2"
+FREE = 8  # rows that take hardly longer than two
+
+# q, k and v in one product; and what all layers use, as sines and cosines, is worked out once and not in each of them
+OPTIONS = {"freezing": True, "cpp.enable_concat_linear": True, "realize_opcount_threshold": 10}
+
+
+class Rows:
+    """One layer's slots, as a compiled step sees them: each row at one position of its slot."""
+
+    def __init__(
+        self,
+        keys: Float[Tensor, "slots kv_heads length d_head"],
+        values: Float[Tensor, "slots kv_heads length d_head"],
+        slots: Int[Tensor, " rows"],
+        positions: Int[Tensor, " rows"],
+        span: int,
+    ) -> None:
+        self.keys, self.values, self.slots, self.positions, self.span = keys, values, slots, positions, span
+
+    def extend(
+        self, k: Float[Tensor, "rows kv_heads 1 d_head"], v: Float[Tensor, "rows kv_heads 1 d_head"], mask: Mask
+    ) -> list[Seen]:
+        """Write at each row's place; return what the rows see."""
+        for buffer, new in ((self.keys, k), (self.values, v)):
+            buffer[self.slots, :, self.positions] = new[:, :, 0]
+        k, v = (buffer[self.slots].narrow(2, 0, self.span) for buffer in (self.keys, self.values))
+        return [Seen(slice(None), k, v, mask)]
+
+
+class OneStep(nn.Module):
+    """What is compiled: the hidden states of tokens that follow the first `positions` ones in their slots.
+
+    Rows see the first keys of their slots up to their own position, `index` counts those that any of them can see.
+    """
+
+    def __init__(self, decoder: Transformer) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(
+        self,
+        tokens: Int[Tensor, " rows"],
+        slots: Int[Tensor, " rows"],
+        positions: Int[Tensor, " rows"],
+        index: Int[Tensor, " keys"],
+        keys: Sequence[Float[Tensor, "slots kv_heads length d_head"]],
+        values: Sequence[Float[Tensor, "slots kv_heads length d_head"]],
+    ) -> Float[Tensor, "rows d_model"]:
+        allowed: Bool[Tensor, "rows 1 1 keys"] = (index <= positions[:, None])[:, None, None]
+        mask = Mask(positions=positions[:, None].clamp(max=self.decoder.config.context_length - 1), allowed=allowed)
+        layers = [Rows(k, v, slots, positions, index.shape[0]) for k, v in zip(keys, values, strict=True)]
+        return self.decoder.encode(tokens[:, None], mask, cache=layers)[:, 0]
+
+
+def why_not(network: Network) -> str | None:
+    """What keeps this network's steps from being compiled, as a part of a sentence; None if nothing does."""
+    if not isinstance(network, Transformer) or not network.config.causal:
+        return f"steps of a {network.config.family} model are not compiled: only those of plain decoders are"
+    if network.device.type != "cpu":
+        return f"steps are compiled for the CPU, and the model is on {network.device}"
+    if compiler() is None:
+        return "there is no C++ compiler here; install g++"
+    return None
+
+
+def compile_steps(network: Network, *, asked: bool, told: Callable[[str], None]) -> None:
+    """Have the steps of a held network compiled; if it was not `asked` for, where that pays.
+
+    What takes time or cannot be had is `told`. Raises `ConfigError` if it was asked for and cannot be had.
+    """
+    held = network.held
+    assert held is not None, "what is compiled is a network that only reads"
+    if not asked and held.nbytes > LARGEST:
+        return
+    if (reason := why_not(network)) is not None:
+        if asked:
+            raise ConfigError(f"{reason}; or leave --compile out")
+        return told(f"{reason} for faster steps" if compiler() is None else reason)
+    assert isinstance(network, Transformer), "`why_not` says so"
+    try:
+        step = load_or_compile(network, told)
+    except PellucidError:
+        raise
+    except Exception as error:  # whatever a compiler does on machines we do not know
+        lines = f"{error}".strip().splitlines() or [type(error).__name__]
+        problem = f"steps could not be compiled here: {lines[0][:200]}"
+        if asked:
+            raise ConfigError(f"{problem}; leave --compile out") from error
+        return told(f"{problem}; they are slower so")
+    sizes = steady(step, network)
+    if not sizes:
+        problem = "compiled steps would not give a text the same bits in any company here"
+        if asked:
+            raise ConfigError(f"{problem}; leave --compile out")
+        return told(problem)
+    network.held = replace(held, sizes=sizes, free=min(FREE, held.free), step=step)
+
+
+def load_or_compile(network: Transformer, told: Callable[[str], None]) -> Step:
+    """The step from disk, or compiled and put there."""
+    with opened(network):
+        folder = cache_folder() / "compiled" / fingerprint(network)
+        if folder.exists():
+            os.utime(folder)
+        else:
+            told("compiling the model's step; this takes a minute, once")
+            write(network, folder)
+    found: Step = torch._inductor.aoti_load_package(str(folder / STEP))
+    return found
+
+
+@contextmanager
+def opened(network: Network) -> Iterator[None]:
+    """The network's products in plain tensors, for as long."""
+    parts = [(part, part.held) for part in network.modules() if isinstance(part, Linear) and part.held is not None]
+    for part, held in parts:
+        part.held = held.opened()
+    try:
+        yield
+    finally:
+        for part, held in parts:
+            part.held = held
+
+
+def fingerprint(network: Transformer) -> str:
+    """Of all that a compiled step depends on: weights, our code, torch and the processor."""
+    told = hashlib.sha256(f"{torch.__version__} {cpu_name()} {network.config} {OPTIONS}".encode())
+    for folder in (Path(__file__).parent, Path(__file__).parents[1] / "network"):
+        for file in sorted(folder.glob("*.py")):
+            told.update(file.read_bytes())
+    for name, module in network.named_modules():
+        tensors = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+        if isinstance(module, Linear) and module.held is not None:
+            tensors |= {key: value for key, value in vars(module.held).items() if isinstance(value, Tensor)}
+        for key, tensor in tensors.items():
+            if tensor.device.type != "meta":
+                told.update(f"{name}.{key} {tensor.dtype} {[*tensor.shape]}".encode())
+                told.update(tensor.detach().contiguous().view(torch.uint8).numpy())
+    return told.hexdigest()[:32]
+
+
+@torch.no_grad()
+def write(network: Transformer, folder: Path) -> None:
+    """Compile the step of a network whose products are `opened` into a folder; older ones go."""
+    rows, slots, length, keys = Dim("rows", min=2, max=ROWS), Dim("slots", min=2), Dim("length", min=LEAST + 1), Dim("keys", min=2)
+    example = inputs(network, rows=4, span=2 * LEAST, length=4 * LEAST)
+    buffers = [{0: slots, 2: length}] * network.config.layers
+    shapes = ({0: rows}, {0: rows}, {0: rows}, {0: keys}, buffers, buffers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(OneStep(network), example, dynamic_shapes=shapes, strict=False)
+        with atomic_folder(folder, sealed=False) as new:
+            torch._inductor.aoti_compile_and_package(exported, package_path=str(new / STEP), inductor_configs=OPTIONS)
+    for old in sorted(folder.parent.glob(f"*/{STEP}"), key=lambda file: -file.parent.stat().st_mtime)[KEPT:]:
+        remove_folder(old.parent)
+
+
+def inputs(network: Transformer, *, rows: int, span: int, length: int) -> tuple[Tensor | list[Tensor], ...]:
+    """Rows at several positions, in slots that hold something."""
+    config, draw = network.config, torch.Generator().manual_seed(0)
+    shape = (ROWS + 1, config.kv_heads, length + 1, config.d_head)
+    keys, values = (
+        [torch.randn(shape, generator=draw).to(network.dtype) for _ in range(config.layers)] for _ in range(2)
+    )
+    number = torch.arange(rows)
+    return number % config.vocab_size, number, LEAST // 2 + number, torch.arange(span), keys, values
+
+
+@torch.inference_mode()
+def steady(step: Step, network: Transformer) -> tuple[int, ...]:
+    """The numbers of rows for which a row has the same bits as among `ROWS`, and of keys that none of them sees."""
+    length = min(bucket(network.config.context_length), 8 * LEAST)
+
+    def found(rows: int, span: int) -> Tensor:
+        return step(*inputs(network, rows=rows, span=span, length=length))
+
+    whole = found(ROWS, length)
+
+    def same(rows: int) -> bool:
+        return all(torch.equal(found(rows, span), whole[:rows]) for span in {LEAST, length // 2, length} if span >= LEAST)
+
+    assert network.held is not None, "which has found for its own passes"
+    return tuple(rows for rows in (2, 4, 8, ROWS) if rows in network.held.sizes and same(rows))
+
+
+@torch.library.register_fake("onednn::qlinear_prepack", allow_override=True)
+def _(weight: Tensor, shape: Sequence[int] | None) -> Tensor:  # noqa: ARG001
+    """What a compiler must know of packing bytes, which torch does not say itself."""
+    return weight.new_empty(weight.shape[1], weight.shape[0])
