@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pellucid.cli_shared import USUAL_HOLDING, HoldingOptions, show_json
+from pellucid.cli_shared import USUAL_HOLDING, Compiling, HoldingOptions, compile_steps, show_json
 
 
 def bench(
@@ -17,6 +17,7 @@ def bench(
     prompt: int = 64,
     tokens: int = 64,
     holding: HoldingOptions = USUAL_HOLDING,
+    compile: Compiling = "auto",
     json: bool = False,
 ) -> None:
     """Measure how fast a model writes on this machine, and how near that is to what its memory allows.
@@ -42,7 +43,9 @@ def bench(
     """
     from pellucid import api
 
-    found = api.load(model, **asdict(holding)).rates(texts=texts or (1, 8), prompt=prompt, tokens=tokens)
+    loaded = api.load(model, **asdict(holding))
+    compile_steps(loaded, compile)
+    found = loaded.rates(texts=texts or (1, 8), prompt=prompt, tokens=tokens)
     if json:
         return show_json({"model": model, **asdict(found)})
     memory = found.memory_bytes_per_second / 1e9

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pellucid.cli_shared import USUAL_HOLDING, HoldingOptions
+from pellucid.cli_shared import USUAL_HOLDING, Compiling, HoldingOptions, compile_steps
 
 
 def serve(
@@ -30,6 +30,7 @@ def serve(
     origins: Annotated[list[str] | None, Parameter(negative=())] = None,
     log_text: Annotated[bool, Parameter(negative=())] = False,
     holding: HoldingOptions = USUAL_HOLDING,
+    compile: Compiling = "auto",
 ) -> None:
     """Serve a model over HTTP, for clients of OpenAI's interface and for people.
 
@@ -108,7 +109,9 @@ def serve(
     from pellucid.serving.running import listen, run
 
     bound = listen(settings)  # before the weights are read: a port in use need not wait for them
-    app = create_app(api.load(model, **asdict(holding)), settings)
+    loaded = api.load(model, **asdict(holding))
+    compile_steps(loaded, compile)
+    app = create_app(loaded, settings)
     logger = logging.getLogger("pellucid.serving")
     logger.addHandler(logging.StreamHandler(sys.stderr))
     logger.setLevel(logging.INFO)

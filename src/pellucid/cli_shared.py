@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
 from pellucid.core.errors import ConfigError, CorpusError
 from pellucid.core.precision import Holding
+from pellucid.core.progress import Lines
+
+if TYPE_CHECKING:
+    from pellucid.api import Model
 
 STDIN = "<standard input>"  # stands for "-" while the words are parsed: the parser takes a lone dash for an option
 
@@ -34,6 +38,17 @@ USUAL = Reading()
 HOLDING = Parameter(name="*", group=Group("Speed and memory", sort_key=7))
 HoldingOptions = Annotated[Holding, HOLDING]
 USUAL_HOLDING = Holding()
+COMPILING = Parameter(
+    group=Group("Speed and memory", sort_key=7),
+    help="compile the step that writes a token, which takes a minute, once; auto does so for models of up to 1 GB",
+)
+Compiling = Annotated[Literal["auto", "yes", "no"], COMPILING]
+
+
+def compile_steps(model: Model, compiling: Compiling) -> None:
+    """Do what --compile says."""
+    if compiling != "no":
+        model.compile(if_it_pays=compiling == "auto", progress=Lines())
 
 
 def named(corpus: Sequence[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """The engine: what a request becomes is a function of the request alone, to the last bit, whatever else is under way."""
 
+from functools import cache
+
 import pytest
 import tiny
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from pellucid.core.errors import ConfigError
 from pellucid.core.precision import Holding
 from pellucid.generation import decoding
+from pellucid.generation.compiled import compile_steps
 from pellucid.generation.decoding import TILE
 from pellucid.generation.engine import Engine
 from pellucid.generation.generate import requested
@@ -31,6 +34,9 @@ SHAPES = {
 KINDS = [("qwen3", torch.float32), ("qwen3", torch.bfloat16), ("gpt2", torch.bfloat16), ("t5", torch.bfloat16)]
 KINDS += [("lstm", torch.float32), ("bag-of-words", torch.float32)]
 KINDS += [("qwen3", "fp32"), ("gpt2", "bf16"), ("qwen3", "int8"), ("gpt2", "int4"), ("t5", "int8"), ("lstm", "bf16")]
+COMPILED = [("qwen3", "fp32 compiled")]
+COMPILED_SLOWLY = [("gpt2", "bf16 compiled"), ("qwen3", "int8 compiled"), ("gpt2", "int4 compiled")]
+ALL_KINDS = [*KINDS, *COMPILED, *(pytest.param(kind, marks=pytest.mark.slow) for kind in COMPILED_SLOWLY)]
 
 
 @pytest.fixture(scope="module")
@@ -40,19 +46,25 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def networks(tokenizer):
-    made = {}
-    for family, dtype in KINDS:
+    """Networks by kind, each made when it is first asked for."""
+
+    @cache
+    def make(family, dtype):
         network = tiny.randomised(
             FAMILIES[family].new(vocab_size=tokenizer.vocab_size, context_length=CONTEXT, **SHAPES[family])
         )
         with torch.no_grad():
             network.scores.weight.mul_(0.3)  # so that drawing matters
         if isinstance(dtype, str):
-            hold(network, Holding(precision=dtype))
+            precision, *compiled = dtype.split()
+            hold(network, Holding(precision=precision))
+            if compiled:
+                compile_steps(network, asked=True, told=print)
         else:
             network.compute_in(dtype)
-        made[family, dtype] = network
-    return made
+        return network
+
+    return make
 
 
 def engine(network, tokenizer, slots):
@@ -98,11 +110,11 @@ def loads(draw):
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind[0]}-{kind[1]}")
+@pytest.mark.parametrize("kind", ALL_KINDS, ids=lambda kind: f"{kind[0]}-{kind[1]}")
 @settings(max_examples=12, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(load=loads(), slots=st.sampled_from([1, 3, 20]))
 def test_under_any_load_a_request_gives_the_bits_that_it_gives_alone(networks, tokenizer, kind, load, slots):
-    network, busy = networks[kind], engine(networks[kind], tokenizer, slots)
+    network, busy = networks(*kind), engine(networks(*kind), tokenizer, slots)
     coming = [(come, text(network, tokenizer, prompt, most, sampling=s), gone) for come, prompt, s, most, gone in load]
     step = 0
     while busy.busy or step < 30:
@@ -128,7 +140,7 @@ def test_under_any_load_a_request_gives_the_bits_that_it_gives_alone(networks, t
 @pytest.mark.parametrize("temperature", [0.0, 0.3])
 def test_guesses_change_no_bit_and_save_steps(networks, tokenizer, kind, temperature, monkeypatch):
     """A text that repeats itself is written in fewer steps; one token at a time it would be the same."""
-    network, prompts = networks[kind], [[5, 6, 7, 8] * 6, [9, 10, 11] * 9, [40, 41] * 5]
+    network, prompts = networks(*kind), [[5, 6, 7, 8] * 6, [9, 10, 11] * 9, [40, 41] * 5]
     options = {"most": 40, "sampling": Sampling(temperature=temperature, seed=3)}
 
     def write(engine):
@@ -165,7 +177,7 @@ def test_a_guess_is_what_followed_the_same_tokens_last(tokens, most):
 @pytest.mark.parametrize("rows", [2, 16])
 def test_more_texts_than_a_pass_has_rows_are_written_as_if_alone(networks, tokenizer, dtype, rows, monkeypatch):
     monkeypatch.setattr(decoding, "sizes_of", lambda network: (rows,))
-    network = networks["qwen3", dtype]
+    network = networks("qwen3", dtype)
     prompts = [[7 + i] * (1 + 5 * i) for i in range(21)]
     together = finish(engine(network, tokenizer, 21), *(text(network, tokenizer, prompt) for prompt in prompts))
     for prompt, one in zip(prompts, together, strict=True):
@@ -173,7 +185,7 @@ def test_more_texts_than_a_pass_has_rows_are_written_as_if_alone(networks, token
 
 
 def test_a_beginning_that_is_known_is_not_read_again(networks, tokenizer):
-    network = networks["qwen3", torch.float32]
+    network = networks("qwen3", torch.float32)
     known, prompt = engine(network, tokenizer, 3), [*range(10, 10 + 2 * TILE), 5, 6]
     first, again, other, exact = (
         text(network, tokenizer, ids) for ids in (prompt, prompt, [*prompt[: TILE + 9], 7], prompt[: 2 * TILE])
@@ -190,7 +202,7 @@ def test_a_beginning_that_is_known_is_not_read_again(networks, tokenizer):
 
 
 def test_a_beginning_is_taken_from_a_text_that_is_still_under_way(networks, tokenizer):
-    network = networks["qwen3", torch.float32]
+    network = networks("qwen3", torch.float32)
     both, prompt = engine(network, tokenizer, 2), [*range(10, 10 + TILE), 5]
     first, second = (text(network, tokenizer, ids, most=20) for ids in (prompt, [*prompt, 6]))
     both.add(first)
@@ -202,7 +214,7 @@ def test_a_beginning_is_taken_from_a_text_that_is_still_under_way(networks, toke
 
 
 def test_long_prompts_do_not_hold_up_those_that_write(networks, tokenizer):
-    network = networks["qwen3", torch.float32]
+    network = networks("qwen3", torch.float32)
     busy, writer = engine(network, tokenizer, 4), text(network, tokenizer, [5], most=20)
     busy.add(writer)
     busy.step()
@@ -214,7 +226,7 @@ def test_long_prompts_do_not_hold_up_those_that_write(networks, tokenizer):
 
 
 def test_choices_of_a_prompt_differ_and_the_first_is_the_only_one(networks, tokenizer):
-    network = networks["qwen3", torch.bfloat16]
+    network = networks("qwen3", torch.bfloat16)
     texts = [text(network, tokenizer, [5, 6, 7], choice=choice, most=12) for choice in range(4)]
     found = finish(engine(network, tokenizer, 4), *texts)
     assert len({tuple(one.tokens) for one in found}) == 4
@@ -223,7 +235,7 @@ def test_choices_of_a_prompt_differ_and_the_first_is_the_only_one(networks, toke
 
 @torch.no_grad()
 def test_log_probabilities_are_those_of_one_forward_pass(networks, tokenizer):
-    network, prompt = networks["qwen3", torch.float32], [*range(20, 20 + TILE + 30)]
+    network, prompt = networks("qwen3", torch.float32), [*range(20, 20 + TILE + 30)]
     asked = text(network, tokenizer, prompt, top_logprobs=3, prompt_logprobs=True)
     [found] = finish(engine(network, tokenizer, 2), asked)
     logprobs = network(torch.tensor([prompt + found.tokens])).logits[0].log_softmax(dim=-1)
@@ -245,7 +257,7 @@ def test_a_token_that_the_tokenizer_does_not_know_is_never_written(tokenizer):
 
 
 def test_a_text_is_forgotten_wherever_it_stands(networks, tokenizer):
-    network = networks["qwen3", torch.float32]
+    network = networks("qwen3", torch.float32)
     one = engine(network, tokenizer, 1)
     writing, waiting, reading = (text(network, tokenizer, ids) for ids in ([5], [6], [7] * 200))
     one.add(writing)
@@ -264,7 +276,7 @@ def test_a_text_is_forgotten_wherever_it_stands(networks, tokenizer):
 
 
 def test_a_prompt_alone_can_be_asked_about_up_to_the_whole_context(networks, tokenizer):
-    network = networks["gpt2", torch.bfloat16]
+    network = networks("gpt2", torch.bfloat16)
     prompt = (tokenizer.encode("Down, down, down. ") * 99)[:CONTEXT]
     found = text(network, tokenizer, prompt, most=0, prompt_logprobs=True, top_logprobs=2)
     [result] = finish(engine(network, tokenizer, 1), found)
@@ -278,10 +290,27 @@ def test_a_prompt_alone_can_be_asked_about_up_to_the_whole_context(networks, tok
 
 def test_the_token_that_ended_a_text_is_known(networks, tokenizer):
     bias = ((tokenizer.end_of_text, 1e4),)
-    ended = text(networks["gpt2", torch.bfloat16], tokenizer, [5, 6], sampling=Sampling(logit_bias=bias), top_logprobs=2)
-    [result] = finish(engine(networks["gpt2", torch.bfloat16], tokenizer, 1), ended)
+    ended = text(networks("gpt2", torch.bfloat16), tokenizer, [5, 6], sampling=Sampling(logit_bias=bias), top_logprobs=2)
+    [result] = finish(engine(networks("gpt2", torch.bfloat16), tokenizer, 1), ended)
     assert (result.tokens, result.finish_reason) == ([], "stop")
     token, logprob, top = ended.ending
     assert token == tokenizer.end_of_text
     assert logprob < 0
     assert len(top) == 2
+
+
+def test_a_compiled_step_is_the_step_within_rounding(networks, tokenizer):
+    prompts = [[5, 6, 7, 8] * 6, [*range(20, 20 + TILE + 30)], [40]]
+    for prompt in prompts:
+        found, expected = (
+            finish(
+                engine(network, tokenizer, 4),
+                text(network, tokenizer, prompt, 20, sampling=Sampling(temperature=0), top_logprobs=5),
+            )[0]
+            for network in (networks("qwen3", "fp32 compiled"), networks("qwen3", "fp32"))
+        )
+        assert found.tokens == expected.tokens
+        assert found.logprobs != expected.logprobs  # it is another step
+        torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=0, atol=1e-5)
+        for ours, theirs in zip(found.top_logprobs, expected.top_logprobs, strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-5)

@@ -22,7 +22,7 @@ from torch.export import Dim
 from pellucid.core.errors import ConfigError, PellucidError
 from pellucid.core.files import atomic_folder, remove_folder
 from pellucid.core.machine import cache_folder, compiler, cpu_name
-from pellucid.generation.slots import LEAST, bucket
+from pellucid.generation.slots import BLOCK, LEAST
 from pellucid.network.attention import Seen
 from pellucid.network.layers import Linear
 from pellucid.network.masks import Mask
@@ -36,7 +36,12 @@ STEP = "step.pt2"
 FREE = 8  # rows that take hardly longer than two
 
 # q, k and v in one product; and what all layers use, as sines and cosines, is worked out once and not in each of them
-OPTIONS = {"freezing": True, "cpp.enable_concat_linear": True, "realize_opcount_threshold": 10}
+OPTIONS = {
+    "freezing": True,
+    "cpp.enable_concat_linear": True,
+    "realize_opcount_threshold": 10,
+    "assert_indirect_indexing": False,
+}
 
 
 class Rows:
@@ -65,7 +70,8 @@ class Rows:
 class OneStep(nn.Module):
     """What is compiled: the hidden states of tokens that follow the first `positions` ones in their slots.
 
-    Rows see the first keys of their slots up to their own position, `index` counts those that any of them can see.
+    Rows see the first keys of their slots up to their own position; `index` counts those that any of them can see. It has rows
+    of `BLOCK`, so that loops over them need not look for an end.
     """
 
     def __init__(self, decoder: Transformer) -> None:
@@ -77,13 +83,13 @@ class OneStep(nn.Module):
         tokens: Int[Tensor, " rows"],
         slots: Int[Tensor, " rows"],
         positions: Int[Tensor, " rows"],
-        index: Int[Tensor, " keys"],
+        index: Int[Tensor, "blocks block"],
         keys: Sequence[Float[Tensor, "slots kv_heads length d_head"]],
         values: Sequence[Float[Tensor, "slots kv_heads length d_head"]],
     ) -> Float[Tensor, "rows d_model"]:
-        allowed: Bool[Tensor, "rows 1 1 keys"] = (index <= positions[:, None])[:, None, None]
+        allowed: Bool[Tensor, "rows 1 1 keys"] = (index.flatten() <= positions[:, None])[:, None, None]
         mask = Mask(positions=positions[:, None].clamp(max=self.decoder.config.context_length - 1), allowed=allowed)
-        layers = [Rows(k, v, slots, positions, index.shape[0]) for k, v in zip(keys, values, strict=True)]
+        layers = [Rows(k, v, slots, positions, index.shape[0] * BLOCK) for k, v in zip(keys, values, strict=True)]
         return self.decoder.encode(tokens[:, None], mask, cache=layers)[:, 0]
 
 
@@ -135,13 +141,21 @@ def load_or_compile(network: Transformer, told: Callable[[str], None]) -> Step:
     """The step from disk, or compiled and put there."""
     with opened(network):
         folder = cache_folder() / "compiled" / fingerprint(network)
-        if folder.exists():
+        try:
+            loaded = torch._inductor.aoti_load_package(str(folder / STEP))
             os.utime(folder)
-        else:
+        except (RuntimeError, OSError):  # not there, or damaged
             told("compiling the model's step; this takes a minute, once")
             write(network, folder)
-    found: Step = torch._inductor.aoti_load_package(str(folder / STEP))
-    return found
+            loaded = torch._inductor.aoti_load_package(str(folder / STEP))
+
+    def step(*inputs: Tensor | list[Tensor]) -> Tensor:
+        """As the loaded model does it itself, but it looks for tensors in its arguments for a tenth of a millisecond."""
+        flat = [tensor for part in inputs for tensor in (part if isinstance(part, list) else [part])]
+        [hidden] = loaded.loader.boxed_run(flat)
+        return hidden
+
+    return step
 
 
 @contextmanager
@@ -165,8 +179,6 @@ def fingerprint(network: Transformer) -> str:
             told.update(file.read_bytes())
     for name, module in network.named_modules():
         tensors = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
-        if isinstance(module, Linear) and module.held is not None:
-            tensors |= {key: value for key, value in vars(module.held).items() if isinstance(value, Tensor)}
         for key, tensor in tensors.items():
             if tensor.device.type != "meta":
                 told.update(f"{name}.{key} {tensor.dtype} {[*tensor.shape]}".encode())
@@ -177,10 +189,15 @@ def fingerprint(network: Transformer) -> str:
 @torch.no_grad()
 def write(network: Transformer, folder: Path) -> None:
     """Compile the step of a network whose products are `opened` into a folder; older ones go."""
-    rows, slots, length, keys = Dim("rows", min=2, max=ROWS), Dim("slots", min=2), Dim("length", min=LEAST + 1), Dim("keys", min=2)
-    example = inputs(network, rows=4, span=2 * LEAST, length=4 * LEAST)
+    rows, slots, length, blocks = (
+        Dim("rows", min=2, max=ROWS),
+        Dim("slots", min=2),
+        Dim("length", min=LEAST + 1),
+        Dim("blocks", min=2),
+    )
+    example = (*rows_at(network, 4, 2 * LEAST), *drawn(network))
     buffers = [{0: slots, 2: length}] * network.config.layers
-    shapes = ({0: rows}, {0: rows}, {0: rows}, {0: keys}, buffers, buffers)
+    shapes = ({0: rows}, {0: rows}, {0: rows}, {0: blocks}, buffers, buffers)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.export(OneStep(network), example, dynamic_shapes=shapes, strict=False)
@@ -190,35 +207,37 @@ def write(network: Transformer, folder: Path) -> None:
         remove_folder(old.parent)
 
 
-def inputs(network: Transformer, *, rows: int, span: int, length: int) -> tuple[Tensor | list[Tensor], ...]:
-    """Rows at several positions, in slots that hold something."""
-    config, draw = network.config, torch.Generator().manual_seed(0)
-    shape = (ROWS + 1, config.kv_heads, length + 1, config.d_head)
-    keys, values = (
-        [torch.randn(shape, generator=draw).to(network.dtype) for _ in range(config.layers)] for _ in range(2)
-    )
+def rows_at(network: Transformer, rows: int, span: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tokens at several positions of several slots, of which all see less than `LEAST` keys."""
     number = torch.arange(rows)
-    return number % config.vocab_size, number, LEAST // 2 + number, torch.arange(span), keys, values
+    return number % network.config.vocab_size, number, LEAST // 2 + number, torch.arange(span).view(-1, BLOCK)
+
+
+def drawn(network: Transformer) -> tuple[list[Tensor], list[Tensor]]:
+    """Keys and values at random."""
+    config, draw = network.config, torch.Generator().manual_seed(0)
+    shape = (ROWS + 1, config.kv_heads, 4 * LEAST + 1, config.d_head)
+    keys, values = ([torch.randn(shape, generator=draw).to(network.dtype) for _ in range(config.layers)] for _ in range(2))
+    return keys, values
 
 
 @torch.inference_mode()
 def steady(step: Step, network: Transformer) -> tuple[int, ...]:
     """The numbers of rows for which a row has the same bits as among `ROWS`, and of keys that none of them sees."""
-    length = min(bucket(network.config.context_length), 8 * LEAST)
-
-    def found(rows: int, span: int) -> Tensor:
-        return step(*inputs(network, rows=rows, span=span, length=length))
-
-    whole = found(ROWS, length)
+    keys, values = drawn(network)
+    whole = step(*rows_at(network, ROWS, 4 * LEAST), keys, values)
 
     def same(rows: int) -> bool:
-        return all(torch.equal(found(rows, span), whole[:rows]) for span in {LEAST, length // 2, length} if span >= LEAST)
+        found = [step(*rows_at(network, rows, span), keys, values) for span in (LEAST, 2 * LEAST, 4 * LEAST)]
+        return all(torch.equal(each, whole[:rows]) for each in found)
 
     assert network.held is not None, "which has found for its own passes"
     return tuple(rows for rows in (2, 4, 8, ROWS) if rows in network.held.sizes and same(rows))
 
 
-@torch.library.register_fake("onednn::qlinear_prepack", allow_override=True)
-def _(weight: Tensor, shape: Sequence[int] | None) -> Tensor:  # noqa: ARG001
+def packed_shape(weight: Tensor, shape: Sequence[int] | None) -> Tensor:  # noqa: ARG001
     """What a compiler must know of packing bytes, which torch does not say itself."""
     return weight.new_empty(weight.shape[1], weight.shape[0])
+
+
+torch.library.register_fake("onednn::qlinear_prepack", packed_shape)

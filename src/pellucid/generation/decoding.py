@@ -116,7 +116,7 @@ class Attending:
         self.slots = Slots(config, slots=slots, length=length, dtype=network.dtype, device=network.device)
         layers = [part for part in network.modules() if isinstance(part, CrossAttention)]
         self.sources = Sources(config, layers, slots=slots, length=sources, like=self.slots.keys[0]) if layers else None
-        self.step = network.held and network.held.step
+        self.step = None if network.held is None else network.held.step
 
     def begin(self, slot: int, prompt: list[int]) -> list[int]:
         if self.reader is None or self.sources is None:

@@ -17,6 +17,7 @@ from pellucid.network.config import ModelConfig
 from pellucid.network.masks import Mask
 
 LEAST = 64  # keys of the smallest bucket
+BLOCK = 32  # keys of which each bucket has a whole number
 
 Keys = Float[Tensor, "slots kv_heads length d_head"]
 
@@ -85,7 +86,7 @@ class Slots:
         self.keys, self.values = (
             [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)] for _ in range(2)
         )
-        self.index = torch.arange(bucket(length), device=device)
+        self.index = torch.arange(bucket(length), device=device).view(-1, BLOCK)
         self.last = config.context_length - 1
         self.layers = [LayerSlots(self, layer) for layer in range(config.layers)]
 
@@ -105,12 +106,14 @@ class Slots:
 
     def rows_for(
         self, tokens: Sequence[int], slots: Sequence[int], starts: Sequence[int]
-    ) -> tuple[Int[Tensor, " rows"], Int[Tensor, " rows"], Int[Tensor, " rows"], Int[Tensor, " keys"], list[Keys], list[Keys]]:
-        """What a compiled step takes for one token each of some slots; further tokens are filling, in the slot that is for it."""
+    ) -> tuple[
+        Int[Tensor, " rows"], Int[Tensor, " rows"], Int[Tensor, " rows"], Int[Tensor, "blocks block"], list[Keys], list[Keys]
+    ]:
+        """What a compiled step takes for a token each of some slots; further tokens are filling, in a slot that is for it."""
         filling = len(tokens) - len(slots)
         spare = len(self.keys[0]) - 1
         rows = torch.tensor([[*tokens], [*slots, *[spare] * filling], [*starts, *[0] * filling]])
-        return (*rows, self.index[: bucket(max(starts) + 1)], self.keys, self.values)
+        return (*rows, self.index[: bucket(max(starts) + 1) // BLOCK], self.keys, self.values)
 
     def choose(self, slots: Sequence[int]) -> None:
         """Go on in the first slots with what these hold; one may be chosen several times."""

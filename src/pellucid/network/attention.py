@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from pellucid.network.config import ModelConfig
@@ -145,8 +145,8 @@ def attend(
     """softmax(q k^T scale) v under the mask, scale 1 / sqrt(d_head) unless given; with `edit`, of the edited pattern."""
     if edit is not None:
         return pattern(q, k, mask, edit, scale).to(v.dtype) @ spread(v, q.shape[1])
-    if torch.compiler.is_compiling() and q.shape[2] == 1:
-        return attend_by_sums(q, k, v, mask, scale)
+    if torch.compiler.is_compiling() and q.shape[2] == 1 and mask.allowed is not None and mask.bias is None:
+        return attend_by_sums(q, k, v, mask.allowed, scale)
     if q.device.type == "cpu" and 1 < q.shape[2] <= SHORT and k.shape[2] <= SHORT:
         return attend_by_products(q, k, v, mask, scale)
     causal, grouped = mask.causal and mask.allowed is None and mask.bias is None, q.shape[1] != k.shape[1]
@@ -158,19 +158,18 @@ def attend_by_sums(
     q: Float[Tensor, "batch heads 1 d_head"],
     k: Float[Tensor, "batch kv_heads keys d_head"],
     v: Float[Tensor, "batch kv_heads keys d_head"],
-    mask: Mask,
+    allowed: Bool[Tensor, "batch 1 1 keys"],
     scale: float | None = None,
 ) -> Float[Tensor, "batch heads 1 d_head"]:
-    """The same for one query a row, written out for a compiler, which makes loops of it that add keys up one after another:
+    """The same for one query a row, written out for a compiler, which makes loops of it that add up keys in their order.
 
-    masked keys at the end add zeros and change no bit.
+    So keys at the end that are not allowed add zeros, and change no bit.
     """
     batch, heads, _, d_head = q.shape
     grouped = q.reshape(batch, k.shape[1], -1, 1, d_head).float() * (d_head**-0.5 if scale is None else scale)
-    scores = (grouped * k[:, :, None].float()).sum(dim=-1)
-    added = mask.added(k.shape[2], torch.float32)
-    weights = (scores + added.reshape(*added.shape[:2], 1, -1)).softmax(dim=-1)
-    mixed = (weights[..., None] * v[:, :, None].float()).sum(dim=-2)
+    scores = (grouped * k[:, :, None].float()).sum(dim=-1).masked_fill(~allowed, -torch.inf)
+    weights = (scores - scores.amax(dim=-1, keepdim=True)).exp()
+    mixed = (weights[..., None] * v[:, :, None].float()).sum(dim=-2) / weights.sum(dim=-1, keepdim=True)
     return mixed.view(batch, heads, 1, d_head).to(v.dtype)
 
 

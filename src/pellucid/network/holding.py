@@ -14,7 +14,7 @@ from pellucid.network.adapters import merge
 from pellucid.network.encoder_decoder import EncoderDecoder
 from pellucid.network.layers import Head, Linear
 from pellucid.network.network import Held, Network
-from pellucid.network.products import ROWS, Int4, Int8, packed
+from pellucid.network.products import ROWS, Int4, Int8, Product, packed
 from pellucid.network.recurrent import Recurrent
 from pellucid.network.transformer import Transformer
 
@@ -44,20 +44,24 @@ def hold(network: Network, how: Holding) -> Network:
             raise ConfigError(f"this processor has no exact products of bytes, which {precision} needs; use bf16, f16 or fp32")
     dtype = TYPES[{"int8": "fp32", "int4": usual}.get(precision, precision)]
     merge(network).eval().requires_grad_(False)
+    products: list[tuple[Linear, Product]] = []
     for parts in matrices(network):
         weight = torch.cat([part.weight for part in parts])
         biases = [part.bias.to(dtype) for part in parts if part.bias is not None]
         bias = torch.cat(biases) if biases else None
         if precision == "int4" and not isinstance(parts[0], Head):  # which with 4 bits costs SmolLM2 5 % of perplexity
-            parts[0].held = Int4(weight, bias, group=how.group, symmetric=how.symmetric, dtype=dtype)
+            product: Product = Int4(weight, bias, group=how.group, symmetric=how.symmetric, dtype=dtype)
         else:
-            parts[0].held = Int8(weight, bias) if few else packed(weight.to(dtype), bias)
+            product = Int8(weight, bias) if few else packed(weight.to(dtype), bias)
+        products.append((parts[0], product))
         for part in parts:
             part.weight = nn.Parameter(torch.empty_like(part.weight, device="meta"), requires_grad=False)
     network.to(dtype).compute_in(None)
+    for part, product in products:  # whose scales keep their type
+        part.held = product
     network.held = Held(
         precision=precision,
-        nbytes=sum(part.held.nbytes for part in network.modules() if isinstance(part, Linear) and part.held is not None),
+        nbytes=sum(product.nbytes for _, product in products),
         sizes=steady(network),
         free=ROWS if precision in ("bf16", "int8") else FEW,
     )

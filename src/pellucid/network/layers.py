@@ -42,10 +42,11 @@ def kept(x: Tensor, share: float) -> Tensor:
 class Linear(nn.Linear):
     """x W^T + b, computed in the type of x: fp32 master weights serve bf16 activations."""
 
-    held: Product | None = None  # in place of the weight, in a network that only reads; perhaps with those of other layers
+    held: Product | None  # in place of the weight, in a network that only reads; perhaps with those of other layers
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = False) -> None:
         super().__init__(inputs, outputs, bias=bias)
+        self.held = None
 
     def reset_parameters(self) -> None:
         """Weights are set by `initialize` or read from a file: torch's own initialisation would be work for nothing."""

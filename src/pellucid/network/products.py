@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from jaxtyping import Int8 as Bytes
-from torch import Tensor
+from torch import Tensor, nn
 
 from pellucid.core.errors import ConfigError
 
@@ -34,28 +34,41 @@ class Product(Protocol):
         """The same of plain tensors, for a compiler, which packs them itself."""
 
 
-class Dense:
+class Kept(nn.Module):
+    """A matrix and its bias in some form: a network's own tensors, and yet not saved with it."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def keep(self, **tensors: Tensor | None) -> None:
+        for name, tensor in tensors.items():
+            self.register_buffer(name, None if tensor is None else tensor.detach(), persistent=False)
+
+
+class Dense(Kept):
     """As any linear layer; for devices without packed kernels."""
 
     def __init__(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> None:
-        self.weight, self.bias = weight, bias
+        super().__init__()
+        self.keep(weight=weight, bias=bias)
         self.outputs, self.nbytes = len(weight), weight.nbytes
 
-    def __call__(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
+    def forward(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         return F.linear(x, self.weight, self.bias)
 
     def opened(self) -> Product:
         return self
 
 
-class Packed:
+class Packed(Kept):
     """In the layout of oneDNN's kernel, which a linear layer makes anew at every call."""
 
     def __init__(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> None:
-        self.weight, self.bias = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS), bias
+        super().__init__()
+        self.keep(weight=torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS), bias=bias)
         self.outputs, self.nbytes = len(weight), weight.nbytes
 
-    def __call__(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
+    def forward(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         found: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return found
 
@@ -68,7 +81,7 @@ def packed(weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " output
     return (Packed if weight.device.type == "cpu" and torch.backends.mkldnn.is_available() else Dense)(weight, bias)  # type: ignore[no-untyped-call]
 
 
-class Int8:
+class Int8(Kept):
     """Weights of 8 bits with a scale for each output; x as two halves of 8 bits with a scale for each row.
 
     The products of integers are exact, so that no order of adding them up is another. With the usual 8 bits of x SmolLM2 loses
@@ -77,13 +90,12 @@ class Int8:
 
     def __init__(self, weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> None:
         whole, scale = rounded_to_bytes(weight)
-        self.scale = scale[:, 0]
-        self.weight = torch.ops.onednn.qlinear_prepack(whole, None)
-        self.zeros = torch.zeros(len(weight), dtype=torch.int64)
-        self.bias = None if bias is None else bias.detach().float()
+        super().__init__()
+        self.keep(weight=torch.ops.onednn.qlinear_prepack(whole, None), scale=scale[:, 0])
+        self.keep(zeros=torch.zeros(len(weight), dtype=torch.int64), bias=None if bias is None else bias.float())
         self.outputs, self.nbytes = len(weight), whole.nbytes
 
-    def __call__(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
+    def forward(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         weight = self.weight if self.weight.is_mkldnn else torch.ops.onednn.qlinear_prepack(self.weight, None)
         scale, halves = in_halves(x.reshape(-1, x.shape[-1]).float())
         sums = torch.ops.onednn.qlinear_pointwise(
@@ -97,11 +109,11 @@ class Int8:
 
     def opened(self) -> Product:
         plain = copy(self)
-        plain.weight = self.weight.to_dense().t().contiguous()
+        plain._buffers = self._buffers | {"weight": self.weight.to_dense().t().contiguous()}  # which a copy would share
         return plain
 
 
-class Int4:
+class Int4(Kept):
     """Weights of 4 bits, with a scale, and unless `symmetric` a zero point, for each group of a row's weights."""
 
     def __init__(
@@ -118,12 +130,13 @@ class Int4:
                 f"a matrix with {weight.shape[1]:,} inputs has no whole groups of {group}; use a smaller group, or int8"
             )
         whole, scale, zero = rounded_to_nibbles(weight, group, symmetric=symmetric)
-        self.weight = torch.ops.aten._convert_weight_to_int4pack_for_cpu(whole.int(), 1)
-        self.scales = torch.stack([scale, zero], dim=-1).transpose(0, 1).contiguous().to(dtype)
-        self.group, self.bias = group, None if bias is None else bias.detach().to(dtype)
-        self.outputs, self.nbytes = len(weight), self.weight.nbytes + self.scales.nbytes
+        super().__init__()
+        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(whole.int(), 1)
+        scales = torch.stack([scale, zero], dim=-1).transpose(0, 1).contiguous().to(dtype)
+        self.keep(weight=packed, scales=scales, bias=None if bias is None else bias.to(dtype))
+        self.group, self.outputs, self.nbytes = group, len(weight), packed.nbytes + scales.nbytes
 
-    def __call__(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
+    def forward(self, x: Float[Tensor, "... inputs"]) -> Float[Tensor, "... outputs"]:
         rows = x.reshape(-1, x.shape[-1])
         found: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.weight, self.group, self.scales)
         if self.bias is not None:
