@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -141,21 +142,29 @@ def load_or_compile(network: Transformer, told: Callable[[str], None]) -> Step:
     """The step from disk, or compiled and put there."""
     with opened(network):
         folder = cache_folder() / "compiled" / fingerprint(network)
-        try:
-            loaded = torch._inductor.aoti_load_package(str(folder / STEP))
-            os.utime(folder)
-        except (RuntimeError, OSError):  # not there, or damaged
+        if (loaded := load(folder)) is None:
             told("compiling the model's step; this takes a minute, once")
             write(network, folder)
-            loaded = torch._inductor.aoti_load_package(str(folder / STEP))
+            loaded = load(folder)
 
     def step(*inputs: Tensor | list[Tensor]) -> Tensor:
         """As the loaded model does it itself, but it looks for tensors in its arguments for a tenth of a millisecond."""
         flat = [tensor for part in inputs for tensor in (part if isinstance(part, list) else [part])]
-        [hidden] = loaded.loader.boxed_run(flat)
+        hidden: Tensor = loaded.loader.boxed_run(flat)[0]
         return hidden
 
     return step
+
+
+def load(folder: Path) -> Any:
+    """A step that was written, with the date of this use; None if it is not there, or damaged."""
+    if not (folder / STEP).exists():
+        return None
+    os.utime(folder)
+    try:
+        return torch._inductor.aoti_load_package(str(folder / STEP))
+    except RuntimeError:
+        return None
 
 
 @contextmanager
@@ -202,7 +211,7 @@ def write(network: Transformer, folder: Path) -> None:
         warnings.simplefilter("ignore")
         exported = torch.export.export(OneStep(network), example, dynamic_shapes=shapes, strict=False)
         with atomic_folder(folder, sealed=False) as new:
-            torch._inductor.aoti_compile_and_package(exported, package_path=str(new / STEP), inductor_configs=OPTIONS)
+            torch._inductor.aoti_compile_and_package(exported, package_path=str(new / STEP), inductor_configs={**OPTIONS})
     for old in sorted(folder.parent.glob(f"*/{STEP}"), key=lambda file: -file.parent.stat().st_mtime)[KEPT:]:
         remove_folder(old.parent)
 
