@@ -3,7 +3,7 @@
 Llama-shaped networks with random weights: 124M (12 x 768, 50,304 tokens) and 10M (6 x 384, 8,192 tokens). A prompt of random
 tokens for each text is continued greedily; what is measured is the rate of new tokens after the first, and of the prompt's
 tokens up to it. Random weights write no text that repeats itself, so the engine's guesses, which save steps where a text does,
-are no help here. Every measurement is a process of its own, after a short text to warm up; the contenders go in turns; the
+are no help here. `ours` is with a compiled step, `eager` without. Every measurement is a process of its own, after a short text to warm up; the contenders go in turns; the
 figures are medians over the turns.
 
     python benchmarks/decode.py [--sizes 10M 124M] [--batches 1 8] [--tokens 64] [--prompt 32] [--turns 3] [--llama PYTHON]
@@ -41,6 +41,7 @@ PLAIN = ("fp32", "bf16")  # which transformers has too
 
 def prepare(folder: Path, size: str, files: list[str]) -> None:
     """A model folder that all sides open, and files for llama.cpp."""
+    import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     import pellucid
@@ -49,9 +50,10 @@ def prepare(folder: Path, size: str, files: list[str]) -> None:
     from pellucid.network.weights import save_network
 
     network = build(FAMILIES["llama"].new(context_length=1024, **SHAPES[size]), seed=0)
+    draw = torch.Generator().manual_seed(0)  # the same in every run, for which a compiled step is then kept
     for weight in network.parameters():
         if weight.ndim > 1:
-            weight.data.normal_(0, 0.05)
+            weight.data.normal_(0, 0.05, generator=draw)
     folder.mkdir()
     save_network(network, folder, end_of_text=0)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())  # a tokenizer of so many tokens, which no measurement uses
@@ -65,7 +67,9 @@ def prepare(folder: Path, size: str, files: list[str]) -> None:
         pellucid.convert(folder, folder / f"{dtype}.gguf", to="gguf", dtype=dtype)
 
 
-def ours(folder: Path, threads: int, precision: str, batch: int, prompt: int, tokens: int) -> tuple[float, float]:
+def ours(
+    folder: Path, threads: int, precision: str, compiled: bool, batch: int, prompt: int, tokens: int
+) -> tuple[float, float]:
     """Tokens a second of the engine: new ones, and those of the prompt."""
     import torch
 
@@ -74,6 +78,8 @@ def ours(folder: Path, threads: int, precision: str, batch: int, prompt: int, to
 
     torch.set_num_threads(threads)
     model = pellucid.load(folder, precision=precision)
+    if compiled:
+        model.compile()
     write(model.network, model.tokenizer, batch, prompt, 8)
     first, rate = write(model.network, model.tokenizer, batch, prompt, tokens)
     return rate, batch * prompt / first
@@ -133,7 +139,9 @@ def main() -> None:
             lengths = (batch, asked.prompt, asked.tokens)
             contenders: dict[str, Callable[[], tuple[float, float]]] = {}
             for precision in asked.precisions:
-                contenders[f"ours_{precision}"] = partial(alone, ours, folder, asked.threads, precision, *lengths)
+                for name, compiled in (("ours", True), ("eager", False)):
+                    mine = partial(alone, ours, folder, asked.threads, precision, compiled, *lengths)
+                    contenders[f"{name}_{precision}"] = mine
                 if precision in PLAIN:
                     contenders[f"transformers_{precision}"] = partial(alone, theirs, folder, asked.threads, precision, *lengths)
                 if asked.llama:

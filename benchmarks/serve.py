@@ -58,6 +58,7 @@ def offline(folder: Path, precision: str, threads: int, slots: int, asked: list[
 
     torch.set_num_threads(threads)
     model = pellucid.load(folder, precision=precision)
+    model.compile(if_it_pays=True)
     network, tokenizer = model.network, model.tokenizer
     engine = Engine(network, known=tokenizer.vocab_size, slots=slots, length=CONTEXT)
     sampling = Sampling(temperature=0.0, logit_bias=((0, -100.0),))

@@ -17,7 +17,7 @@ def run(tmp_path_factory):
 
 def test_the_table_and_the_json(cli, run, monkeypatch):
     monkeypatch.setattr(rates, "memory_rate", lambda: 2e9)
-    words = ("bench", run, "--texts", 1, "--texts", 3, "--prompt", 6, "--tokens", 5, "--precision", "int8")
+    words = ("bench", run, "--texts", 1, "--texts", 3, "--prompt", 6, "--tokens", 5, "--precision", "int8", "--compile", "no")
     code, out, err = cli(*words)
     assert (code, err) == (0, "")
     lines = out.splitlines()

@@ -81,7 +81,6 @@ def serve(
     log_text
         write prompts and answers into the log
     """
-    import logging
     import sys
 
     from pellucid.serving import ServeSettings, check_extra, create_app
@@ -106,18 +105,18 @@ def serve(
         log_text=log_text,
     )
     from pellucid import api
+    from pellucid.serving.log import logging_to
     from pellucid.serving.running import listen, run
 
     bound = listen(settings)  # before the weights are read: a port in use need not wait for them
     loaded = api.load(model, **asdict(holding))
+    settings.context_for(loaded.config)  # before what takes a minute
     compile_steps(loaded, compile)
     app = create_app(loaded, settings)
-    logger = logging.getLogger("pellucid.serving")
-    logger.addHandler(logging.StreamHandler(sys.stderr))
-    logger.setLevel(logging.INFO)
     address, chosen = bound.getsockname()[:2]
     where = f"http://{f'[{address}]' if ':' in address else address}:{chosen}"
 
     bound.listen()  # from here on clients can connect
     print(f"{app.state.service.name} at {where}/v1, its page at {where}", flush=True)
-    run(app, bound)
+    with logging_to(sys.stderr):
+        run(app, bound)

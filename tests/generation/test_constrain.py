@@ -132,9 +132,15 @@ def test_company_that_is_free_is_not_disturbed(network, tokenizer):
     assert texts[2].result().text == "no"
 
 
+def test_a_grammar_that_is_too_much_work_for_one_token_is_an_error(network, tokenizer):
+    constraint = Constraint("regular expression", constrain.library().LLMatcher.grammar_from_regex("((a{100}){100}){100}"))
+    with pytest.raises(ModelError, match=r"^the text cannot go on within its regular expression: .*too many"):
+        written(network, tokenizer, constraint, count=1)
+
+
 def test_a_grammar_that_grows_too_large_fails_alone(network, tokenizer, monkeypatch):
     def refuse(self):
-        raise ModelError("the grammar became too large to go on: fuel; make it simpler")
+        raise ModelError("the text cannot go on: fuel; make it simpler")
 
     monkeypatch.setattr(constrain.Matcher, "check", lambda self: refuse(self) if len(self.told) == 2 else self.told.append(0))
     monkeypatch.setattr(constrain.Matcher, "told", [], raising=False)
@@ -143,7 +149,7 @@ def test_a_grammar_that_grows_too_large_fails_alone(network, tokenizer, monkeypa
         lambda: list(stream(network, tokenizer, "Alice", constraint=Constraint.json(PERSON))),
     ):
         constrain.Matcher.told.clear()
-        with pytest.raises(ModelError, match=r"^the grammar became too large to go on: fuel; make it simpler$"):
+        with pytest.raises(ModelError, match=r"^the text cannot go on: fuel; make it simpler$"):
             write()
 
 

@@ -228,7 +228,7 @@ def test_ten_thousand_hostile_requests_are_refused_and_the_next_is_answered(data
     source = data / "weights/stories260K/stories260K.bin"
     fair = {name: FAIR[name] for name in ("max_tokens", "temperature")}
     expected = pellucid.load(source, precision="fp32").generate(FAIR["prompt"], **fair).text
-    words = ("--port", 0, "--name", "stories", "--precision", "fp32", "--slots", 8, "--max-body", MOST)
+    words = ("--port", 0, "--name", "stories", "--precision", "fp32", "--compile", "no", "--slots", 8, "--max-body", MOST)
     words += ("--read-timeout", PATIENCE, "--per-key", 1000, "--queue", 2000)
     log = (tmp_path / "log").open("w")
     process = tiny.command("serve", source, *words, stderr=log)

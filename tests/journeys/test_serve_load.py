@@ -184,7 +184,7 @@ def test_a_crowd_is_served_and_leaves_nothing_behind(data, tmp_path):
     source = data / "weights/stories260K/stories260K.bin"
     asked = make_requests(pellucid.load(source, precision="fp32"))
     log = (tmp_path / "log").open("w")
-    words = ("--port", 0, "--name", "stories", "--precision", "fp32", "--slots", SLOTS)
+    words = ("--port", 0, "--name", "stories", "--precision", "fp32", "--compile", "no", "--slots", SLOTS)
     process = tiny.command("serve", source, *words, stderr=log)
     try:
         port = int(process.stdout.readline().split()[2].rsplit(":", 1)[1].split("/")[0])

@@ -410,7 +410,7 @@ def test_lm_evaluation_harness_finds_through_the_server_what_it_finds_in_this_pr
 def chatting():
     """SmolLM2-135M-Instruct behind the real command, in a process of its own."""
     os.environ["PELLUCID_API_KEYS"] = KEY
-    words = ("--port", 0, "--name", "smollm2", "--precision", "fp32", "--context", 2048)
+    words = ("--port", 0, "--name", "smollm2", "--precision", "fp32", "--compile", "no", "--context", 2048)
     process = tiny.command("serve", smollm2(), *words, stderr=subprocess.DEVNULL)  # a log that nobody reads would fill a pipe
     try:
         line = process.stdout.readline()

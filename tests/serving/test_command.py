@@ -1,6 +1,7 @@
 """`pellucid serve`: what it says when it starts, when it cannot, and how it ends."""
 
 import json
+import logging
 import signal
 import socket
 import threading
@@ -10,6 +11,8 @@ import httpx
 import pytest
 import tiny
 from served import error_of
+
+from pellucid.serving.log import logging_to
 
 KEY = "a-key-of-sixteen-letters"
 
@@ -27,7 +30,7 @@ def serve(folder):
     running = []
 
     def start(*words, **changes):
-        process = tiny.command("serve", folder, "--port", 0, *words, **changes)
+        process = tiny.command("serve", folder, "--port", 0, "--compile", "no", *words, **changes)
         running.append(process)
         line = process.stdout.readline()
         assert " at http://" in line, process.stderr.read()
@@ -49,6 +52,37 @@ def test_it_says_what_it_serves_and_where(serve, folder):
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out) == (0, "")
     assert [json.loads(line)["status"] for line in err.splitlines()] == [200, 200]
+
+
+def test_a_log_that_nobody_reads_holds_up_nobody(serve):
+    """A pipe holds 64 kB, some 400 lines."""
+    _, address, process = serve()
+    with httpx.Client(base_url=address, timeout=10) as client:
+        for _ in range(1000):
+            assert client.get("/livez").status_code == 200
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+def test_lines_for_which_there_is_no_room_are_counted(monkeypatch):
+    reading, written = threading.Event(), []
+
+    class Slow:
+        def write(self, line):
+            reading.wait(20)
+            written.append(line)
+
+        def flush(self):
+            pass
+
+    with logging_to(Slow(), lines=3):
+        logger = logging.getLogger("pellucid.serving")
+        for number in range(50):
+            logger.info("line %s", number)
+        reading.set()
+    assert written[0] == "line 0\n"
+    assert 3 <= len(written) - 1 <= 4  # one was being written, and three waited
+    assert json.loads(written[-1]) == {"lost_lines": 50 - (len(written) - 1)}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from pellucid.network.products import ROWS
 from pellucid.network.transformer import Transformer
 
 LARGEST = 1_000_000_000  # bytes of matrices up to which a step is compiled unasked: with more, products take most of the time
-KEPT = 3  # compiled steps that stay on disk, each as large as its model
+KEPT = 4 * LARGEST  # bytes of compiled steps that stay on disk, each as large as its model: the latest used
 STEP = "step.pt2"
 FREE = 8  # rows that take hardly longer than two
 
@@ -95,13 +96,11 @@ class OneStep(nn.Module):
 
 
 def why_not(network: Network) -> str | None:
-    """What keeps this network's steps from being compiled, as a part of a sentence; None if nothing does."""
+    """Why steps of this network are not compiled; None if they are."""
     if not isinstance(network, Transformer) or not network.config.causal:
         return f"steps of a {network.config.family} model are not compiled: only those of plain decoders are"
     if network.device.type != "cpu":
         return f"steps are compiled for the CPU, and the model is on {network.device}"
-    if compiler() is None:
-        return "there is no C++ compiler here; install g++"
     return None
 
 
@@ -112,12 +111,14 @@ def compile_steps(network: Network, *, asked: bool, told: Callable[[str], None])
     """
     held = network.held
     assert held is not None, "what is compiled is a network that only reads"
-    if not asked and held.nbytes > LARGEST:
+    if (reason := why_not(network)) is not None and asked:
+        raise ConfigError(f"{reason}; leave --compile out")
+    if reason is not None or (held.nbytes > LARGEST and not asked):
         return
-    if (reason := why_not(network)) is not None:
+    if compiler() is None:
         if asked:
-            raise ConfigError(f"{reason}; or leave --compile out")
-        return told(f"{reason} for faster steps" if compiler() is None else reason)
+            raise ConfigError("there is no C++ compiler here; install g++, or leave --compile out")
+        return told("there is no C++ compiler here; install g++ for faster steps")
     assert isinstance(network, Transformer), "`why_not` says so"
     try:
         step = load_or_compile(network, told)
@@ -212,8 +213,10 @@ def write(network: Transformer, folder: Path) -> None:
         exported = torch.export.export(OneStep(network), example, dynamic_shapes=shapes, strict=False)
         with atomic_folder(folder, sealed=False) as new:
             torch._inductor.aoti_compile_and_package(exported, package_path=str(new / STEP), inductor_configs={**OPTIONS})
-    for old in sorted(folder.parent.glob(f"*/{STEP}"), key=lambda file: -file.parent.stat().st_mtime)[KEPT:]:
-        remove_folder(old.parent)
+    files = sorted(folder.parent.glob(f"*/{STEP}"), key=lambda file: -file.parent.stat().st_mtime)
+    for file, size in zip(files, accumulate(file.stat().st_size for file in files), strict=True):
+        if size > KEPT and file.parent != folder:
+            remove_folder(file.parent)
 
 
 def rows_at(network: Transformer, rows: int, span: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

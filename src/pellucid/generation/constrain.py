@@ -22,6 +22,8 @@ from pellucid.text.tokenizer import Tokenizer
 
 LAYOUT = {"whitespace_pattern": r"( |\n {0,12})?"}  # of JSON: a weak model would write spaces for ever
 
+STEP = {"step_lexer_fuel": 50_000, "step_max_items": 20_000}  # of work for one token: a tenth of a second, where texts wait
+
 
 @dataclass(frozen=True)
 class Constraint:
@@ -66,7 +68,8 @@ class Matcher:
     """How far one text has come in its grammar."""
 
     def __init__(self, constraint: Constraint, tokenizer: Tokenizer, vocab_size: int, ends: frozenset[int]) -> None:
-        self.matcher = library().LLMatcher(vocabulary(tokenizer, vocab_size, ends), constraint.grammar, log_level=0)
+        limits, words = library().LLParserLimits(**STEP), vocabulary(tokenizer, vocab_size, ends)
+        self.kind, self.matcher = constraint.kind, library().LLMatcher(words, constraint.grammar, log_level=0, limits=limits)
         if self.matcher.is_error():
             problem = reason(self.matcher.get_error())
             raise ConfigError(f"the {constraint.kind} cannot be used: {problem}; correct it, or make it simpler")
@@ -84,7 +87,8 @@ class Matcher:
 
     def check(self) -> None:
         if self.matcher.is_error():
-            raise ModelError(f"the grammar became too large to go on: {reason(self.matcher.get_error())}; make it simpler")
+            problem = reason(self.matcher.get_error())
+            raise ModelError(f"the text cannot go on within its {self.kind}: {problem}; make that simpler")
 
     @property
     def ended(self) -> bool:

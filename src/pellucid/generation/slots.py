@@ -5,13 +5,16 @@ What attention reads of a slot has a power of two as its length, whatever else i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pellucid.core.errors import ConfigError
 from pellucid.network.attention import CrossAttention, Seen
 from pellucid.network.config import ModelConfig
 from pellucid.network.masks import Mask
@@ -25,6 +28,18 @@ Keys = Float[Tensor, "slots kv_heads length d_head"]
 def bucket(length: int) -> int:
     """The power of two, at least `LEAST`, that holds so many keys."""
     return max(LEAST, 1 << (length - 1).bit_length())
+
+
+def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros which on a CPU take memory only where something is written: most texts do not fill their slots."""
+    if device.type != "cpu":
+        return torch.zeros(*shape, dtype=dtype, device=device)
+    try:
+        return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(*shape)
+    except MemoryError:
+        raise ConfigError(
+            f"there is not enough memory for {shape[0] - 1} texts of {shape[2]:,} tokens at once; ask for fewer or shorter ones"
+        ) from None
 
 
 class Runs:
@@ -83,9 +98,7 @@ class Slots:
     def __init__(self, config: ModelConfig, *, slots: int, length: int, dtype: torch.dtype, device: torch.device) -> None:
         # a slot more takes what filling writes; a position more, since a compiler must know that no bucket is all of a slot
         shape = (slots + 1, config.kv_heads, bucket(length) + 1, config.d_head)
-        self.keys, self.values = (
-            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.layers)] for _ in range(2)
-        )
+        self.keys, self.values = ([zeros(shape, dtype, device) for _ in range(config.layers)] for _ in range(2))
         self.index = torch.arange(bucket(length), device=device).view(-1, BLOCK)
         self.last = config.context_length - 1
         self.layers = [LayerSlots(self, layer) for layer in range(config.layers)]

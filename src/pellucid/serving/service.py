@@ -16,7 +16,6 @@ import torch
 
 import pellucid
 from pellucid.api import Model
-from pellucid.core.errors import ConfigError
 from pellucid.evaluation.embed import Pooling
 from pellucid.generation.engine import Engine
 from pellucid.generation.generate import check_ids, encode, requested
@@ -87,7 +86,7 @@ class Service:
         self.model, self.settings = model, settings
         self.name = settings.name or name_of(model.path)
         self.created = int(time.time())
-        self.context = limited(model.config.context_length, settings.context)
+        self.context = settings.context_for(model.config)
         self.metrics = Metrics()
         self.worker = Worker(self.engine(), settings.slots + settings.queue, progressed=self.metrics.progressed)
         if self.worker.engine is not None:
@@ -130,7 +129,7 @@ class Service:
     def fingerprint(self) -> str:
         """Changes with what may change an answer to a request with a seed."""
         network = self.model.network
-        held = network.held and (network.held.precision, network.held.nbytes)
+        held = network.held and (network.held.precision, network.held.nbytes, network.held.step is not None)
         parts = (pellucid.__version__, torch.__version__, self.name, self.model.config, network.dtype, held)
         return f"fp_{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
 
@@ -247,9 +246,3 @@ def name_of(path: Path | None) -> str:
     path = path.resolve()
     name = path.parent.name if path.name == "model" else path.stem if path.suffix in (".gguf", ".bin") else path.name
     return name or "pellucid"
-
-
-def limited(most: int, wanted: int | None) -> int:
-    if wanted is not None and wanted > most:
-        raise ConfigError(f"context {wanted:,} exceeds the model's own, {most:,}; give that or less")
-    return wanted or most

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pellucid.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pellucid.network.config import ModelConfig
 
 LEAST_KEY = 16  # characters of a key: a shorter one can be guessed
 SECONDS = ("timeout", "read_timeout", "heartbeat", "hang", "grace")
@@ -33,6 +37,12 @@ class ServeSettings:
     hang: float = 30.0  # seconds without a step after which the engine counts as hung
     grace: float = 30.0  # seconds that a server that is told to stop has to finish what is under way
     log_text: bool = False  # write prompts and answers into the log
+
+    def context_for(self, config: ModelConfig) -> int:
+        """How long a text of this model may become."""
+        if self.context is not None and self.context > config.context_length:
+            raise ConfigError(f"context {self.context:,} exceeds the model's own, {config.context_length:,}; give that or less")
+        return self.context or config.context_length
 
     def __post_init__(self) -> None:
         for name in ("slots", "queue", "per_key", "max_body", "context"):
