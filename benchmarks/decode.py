@@ -3,10 +3,10 @@
 Llama-shaped networks with random weights: 124M (12 x 768, 50,304 tokens) and 10M (6 x 384, 8,192 tokens). A prompt of random
 tokens for each text is continued greedily; what is measured is the rate of new tokens after the first, and of the prompt's
 tokens up to it. Random weights write no text that repeats itself, so the engine's guesses, which save steps where a text does,
-are no help here. `ours` is with a compiled step, `eager` without. Every measurement is a process of its own, after a short text to warm up; the contenders go in turns; the
-figures are medians over the turns.
+are no help here. `ours` is with a compiled step. Every measurement is a process of its own, after a short text
+to warm up; the contenders go in turns; the figures are medians over the turns.
 
-    python benchmarks/decode.py [--sizes 10M 124M] [--batches 1 8] [--tokens 64] [--prompt 32] [--turns 3] [--llama PYTHON]
+    python benchmarks/decode.py [--sizes 10M 124M] [--batches 1 8] [--tokens 64] [--prompt 32] [--turns 3] [--eager] [--llama PYTHON]
 
 `--llama` names a Python that has llama-cpp-python, built for this machine: pip install --no-binary llama-cpp-python with
 CMAKE_ARGS=-DGGML_NATIVE=ON. (With llama-cpp-python 0.3.36 and AMX its 8 and 4 bits end in an illegal instruction on some
@@ -127,6 +127,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=32)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--threads", type=int, default=cpu_cores())
+    parser.add_argument("--eager", action="store_true", help="measure ours without a compiled step too")
     parser.add_argument("--llama", metavar="PYTHON", help="a Python with llama-cpp-python; without it llama.cpp is left out")
     asked = parser.parse_args()
     files = [BITS[precision] for precision in asked.precisions] if asked.llama else []
@@ -139,7 +140,7 @@ def main() -> None:
             lengths = (batch, asked.prompt, asked.tokens)
             contenders: dict[str, Callable[[], tuple[float, float]]] = {}
             for precision in asked.precisions:
-                for name, compiled in (("ours", True), ("eager", False)):
+                for name, compiled in (("ours", True), ("eager", False))[: 1 + asked.eager]:
                     mine = partial(alone, ours, folder, asked.threads, precision, compiled, *lengths)
                     contenders[f"{name}_{precision}"] = mine
                 if precision in PLAIN:

@@ -68,4 +68,4 @@ def search(
 
 
 def log_softmax(network: Network, hidden: Float[Tensor, "rows d_model"], decoding: Decoding) -> Float[Tensor, "rows vocab"]:
-    return scores_of(network, hidden, decoding.sizes).log_softmax(dim=-1).cpu()
+    return scores_of(network, hidden).log_softmax(dim=-1).cpu()

@@ -29,12 +29,13 @@ from pellucid.network.attention import Seen
 from pellucid.network.layers import Linear
 from pellucid.network.masks import Mask
 from pellucid.network.network import Network, Step
-from pellucid.network.products import ROWS
 from pellucid.network.transformer import Transformer
 
 LARGEST = 1_000_000_000  # bytes of matrices up to which a step is compiled unasked: with more, products take most of the time
 KEPT = 4 * LARGEST  # bytes of compiled steps that stay on disk, each as large as its model: the latest used
 STEP = "step.pt2"
+SIZES = (2, 4, 8, 16, 32, 64)  # numbers of rows
+MOST = SIZES[-1]
 FREE = 8  # rows that take hardly longer than two
 
 # q, k and v in one product; and what all layers use, as sines and cosines, is worked out once and not in each of them
@@ -136,10 +137,10 @@ def compile_steps(network: Network, *, asked: bool, told: Callable[[str], None])
         if asked:
             raise ConfigError(f"{problem}; leave --compile out")
         return told(problem)
-    network.held = replace(held, sizes=sizes, free=min(FREE, held.free), step=step)
+    network.held = replace(held, free=min(FREE, held.free), step=Step(run=step, sizes=sizes))
 
 
-def load_or_compile(network: Transformer, told: Callable[[str], None]) -> Step:
+def load_or_compile(network: Transformer, told: Callable[[str], None]) -> Callable[..., Tensor]:
     """The step from disk, or compiled and put there."""
     with opened(network):
         folder = cache_folder() / "compiled" / fingerprint(network)
@@ -200,7 +201,7 @@ def fingerprint(network: Transformer) -> str:
 def write(network: Transformer, folder: Path) -> None:
     """Compile the step of a network whose products are `opened` into a folder; older ones go."""
     rows, slots, length, blocks = (
-        Dim("rows", min=2, max=ROWS),
+        Dim("rows", min=2, max=MOST),
         Dim("slots", min=2),
         Dim("length", min=LEAST + 1),
         Dim("blocks", min=2),
@@ -220,31 +221,37 @@ def write(network: Transformer, folder: Path) -> None:
 
 
 def rows_at(network: Transformer, rows: int, span: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tokens at several positions of several slots, of which all see less than `LEAST` keys."""
+    """A token each of several slots, at positions below `LEAST`."""
     number = torch.arange(rows)
-    return number % network.config.vocab_size, number, LEAST // 2 + number, torch.arange(span).view(-1, BLOCK)
+    tokens = torch.randint(network.config.vocab_size, (rows,), generator=torch.Generator().manual_seed(0))
+    return tokens, number, number % LEAST, torch.arange(span).view(-1, BLOCK)
 
 
 def drawn(network: Transformer) -> tuple[list[Tensor], list[Tensor]]:
     """Keys and values at random."""
     config, draw = network.config, torch.Generator().manual_seed(0)
-    shape = (ROWS + 1, config.kv_heads, 4 * LEAST + 1, config.d_head)
+    shape = (MOST, config.kv_heads, 4 * LEAST + 1, config.d_head)
     keys, values = ([torch.randn(shape, generator=draw).to(network.dtype) for _ in range(config.layers)] for _ in range(2))
     return keys, values
 
 
 @torch.inference_mode()
-def steady(step: Step, network: Transformer) -> tuple[int, ...]:
-    """The numbers of rows for which a row has the same bits as among `ROWS`, and of keys that none of them sees."""
-    keys, values = drawn(network)
-    whole = step(*rows_at(network, ROWS, 4 * LEAST), keys, values)
+def steady(step: Callable[..., Tensor], network: Transformer) -> tuple[int, ...]:
+    """The numbers of rows for which a row has the same bits as among two, wherever it stands and whatever keys it may not see.
 
-    def same(rows: int) -> bool:
-        found = [step(*rows_at(network, rows, span), keys, values) for span in (LEAST, 2 * LEAST, 4 * LEAST)]
-        return all(torch.equal(each, whole[:rows]) for each in found)
+    Found by trying, with a row for each of `MOST` slots.
+    """
+    *rows, _ = rows_at(network, MOST, LEAST)
+    state = drawn(network)
 
-    assert network.held is not None, "which has found for its own passes"
-    return tuple(rows for rows in (2, 4, 8, ROWS) if rows in network.held.sizes and same(rows))
+    def found(count: int, span: int) -> Tensor:
+        """What all rows become, so many at a time."""
+        index = torch.arange(span).view(-1, BLOCK)
+        parts = zip(*(torch.split(part, count) for part in rows), strict=True)
+        return torch.cat([step(*part, index, *state) for part in parts])
+
+    alone = found(2, LEAST)
+    return tuple(count for count in SIZES if all(torch.equal(found(count, span), alone) for span in (LEAST, 4 * LEAST)))
 
 
 def packed_shape(weight: Tensor, shape: Sequence[int] | None) -> Tensor:  # noqa: ARG001

@@ -6,6 +6,8 @@ numbers that give a row the same bits. So a text's numbers do not depend on what
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -24,6 +26,7 @@ from pellucid.network.transformer import Transformer
 
 SMALL = 30_000_000  # parameters
 TILE = 64  # tokens of a prompt that are read at once
+NEAR = 256  # tokens of a prompt that a compiled step reads faster than tiles: it sees all keys for each of them anew
 
 
 class Decoding(Protocol):
@@ -31,6 +34,7 @@ class Decoding(Protocol):
 
     tile: int | None  # how many tokens of a prompt are read at once; None: all
     sizes: tuple[int, ...]  # how many rows a pass may have, of which all numbers give a row the same bits
+    near: int  # so many first tokens of a prompt are not read in tiles but each in a row of its own, beside those of others
 
     def begin(self, slot: int, prompt: list[int]) -> list[int]:
         """Make a slot ready for a prompt; return the tokens to read first, which an encoder-decoder has its own of."""
@@ -69,10 +73,9 @@ def sizes_of(network: Network) -> tuple[int, ...]:
     return (16 if network.dtype == torch.bfloat16 else 4 if small else 2,)
 
 
-def spare(network: Network, rows: int) -> int:
+def spare(decoding: Decoding, network: Network, rows: int) -> int:
     """How many rows more cost hardly anything."""
-    sizes = sizes_of(network)
-    free = max(network.held.free if network.held is not None else 1, filled(sizes, min(rows, sizes[-1])))
+    free = max(network.held.free if network.held is not None else 1, filled(decoding.sizes, min(rows, decoding.sizes[-1])))
     return -rows % free
 
 
@@ -81,10 +84,31 @@ def filled(sizes: tuple[int, ...], rows: int) -> int:
     return next(size for size in sizes if size >= rows)
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Tokens of a prompt, which follow its first `start` ones."""
+
+    slot: int
+    tokens: list[int]
+    start: int
+
+
+def read_pieces(decoding: Decoding, pieces: Sequence[Piece]) -> list[Float[Tensor, "tokens d_model"]]:
+    """Read a tile, or what is left, of several prompts. Where a token stands decides how it is read, not what is beside it."""
+    near = [piece for piece in pieces if piece.start + TILE <= decoding.near]
+    slots = [piece.slot for piece in near for _ in piece.tokens]
+    starts = [piece.start + at for piece in near for at in range(len(piece.tokens))]
+    tokens = [token for piece in near for token in piece.tokens]
+    rows = advance_all(decoding, slots, starts, tokens) if near else torch.empty(0)
+    parts = iter(torch.split(rows, [len(piece.tokens) for piece in near]))
+    return [next(parts) if piece in near else decoding.read(piece.slot, piece.tokens, piece.start) for piece in pieces]
+
+
 def read_all(decoding: Decoding, slot: int, tokens: list[int]) -> Float[Tensor, "tokens d_model"]:
     """Read a whole prompt."""
     tile = decoding.tile or len(tokens)
-    return torch.cat([decoding.read(slot, tokens[at : at + tile], at) for at in range(0, len(tokens), tile)])
+    pieces = [Piece(slot, tokens[at : at + tile], at) for at in range(0, len(tokens), tile)]
+    return torch.cat([hidden for piece in pieces for hidden in read_pieces(decoding, [piece])])
 
 
 def advance_all(decoding: Decoding, slots: list[int], starts: list[int], tokens: list[int]) -> Float[Tensor, "texts d_model"]:
@@ -94,9 +118,9 @@ def advance_all(decoding: Decoding, slots: list[int], starts: list[int], tokens:
     return torch.cat([decoding.advance(slots[part], starts[part], tokens[part]) for part in parts])
 
 
-def scores_of(network: Network, hidden: Float[Tensor, "texts d_model"], sizes: tuple[int, ...]) -> Float[Tensor, "texts vocab"]:
+def scores_of(network: Network, hidden: Float[Tensor, "texts d_model"]) -> Float[Tensor, "texts vocab"]:
     """The scores of the next token, in fp32; filled up as other passes are."""
-    found = []
+    found, sizes = [], sizes_of(network)
     for part in torch.split(hidden, sizes[-1]):
         whole = F.pad(part, (0, 0, 0, filled(sizes, len(part)) - len(part)))
         found.append(network.scores(whole)[: len(part)])
@@ -109,14 +133,15 @@ class Attending:
     tile: int | None = TILE
 
     def __init__(self, network: Transformer | EncoderDecoder, slots: int, length: int, sources: int) -> None:
-        self.network, self.sizes = network, sizes_of(network)
+        self.network = network
+        self.step = None if network.held is None else network.held.step
+        self.sizes, self.near = (sizes_of(network), 0) if self.step is None else (self.step.sizes, NEAR)
         self.reader = network if isinstance(network, EncoderDecoder) else None
         self.decoder = network.decoder if isinstance(network, EncoderDecoder) else network
         config = self.decoder.config
         self.slots = Slots(config, slots=slots, length=length, dtype=network.dtype, device=network.device)
         layers = [part for part in network.modules() if isinstance(part, CrossAttention)]
         self.sources = Sources(config, layers, slots=slots, length=sources, like=self.slots.keys[0]) if layers else None
-        self.step = None if network.held is None else network.held.step
 
     def begin(self, slot: int, prompt: list[int]) -> list[int]:
         if self.reader is None or self.sources is None:
@@ -132,7 +157,7 @@ class Attending:
         rows = filled(self.sizes, len(tokens))
         filled_up = tokens + [0] * (rows - len(tokens))
         if self.step is not None:
-            return self.step(*self.slots.rows_for(filled_up, slots, starts))[: len(tokens)]
+            return self.step.run(*self.slots.rows_for(filled_up, slots, starts))[: len(tokens)]
         mask = self.slots.place(slots, starts, seq=1, batch=rows)
         return self.encode([[token] for token in filled_up], mask, slots)[: len(tokens), 0]
 
@@ -156,6 +181,7 @@ class Recurring:
     """A recurrent network's state is kept. A prompt is read at once, since filling would change it."""
 
     tile: int | None = None
+    near: int = 0
 
     def __init__(self, network: Recurrent, slots: int) -> None:
         self.network, self.sizes, self.state = network, sizes_of(network), network.state(slots)
@@ -191,6 +217,7 @@ class Rereading:
     """Nothing is kept: the whole text is read again for every token, and its source too."""
 
     tile: int | None = None
+    near: int = 0
     sizes: tuple[int, ...] = (1,)
 
     def __init__(self, network: Network, slots: int) -> None:

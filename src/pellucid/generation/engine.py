@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.generation.decoding import TILE, Attending, advance_all, begin_decoding, scores_of, spare
+from pellucid.generation.decoding import TILE, Attending, Piece, advance_all, begin_decoding, read_pieces, scores_of, spare
 from pellucid.generation.sampling import choose
 from pellucid.generation.text import Text
 from pellucid.network.network import Network
@@ -97,7 +97,7 @@ class Engine:
             self.admit(self.waiting.popleft())
         writing = [place for place in self.places if not place.unread]
         reading = [place for place in self.places if place.unread][:READING]
-        hidden = [self.read(place) for place in reading]
+        hidden = self.read(reading)
         ready = [(place, last) for place, last in zip(reading, hidden, strict=True) if not place.unread]
         if writing:
             ready += self.advance(writing)
@@ -106,7 +106,7 @@ class Engine:
 
     def advance(self, places: list[Place]) -> list[tuple[Place, Float[Tensor, "rows d_model"]]]:
         """Read the last token of each text and, in rows that would be filling, how it may go on; the hidden states at each."""
-        left_over = spare(self.network, len(places)) if isinstance(self.decoding, Attending) else 0
+        left_over = spare(self.decoding, self.network, len(places)) if isinstance(self.decoding, Attending) else 0
         for number, place in enumerate(places):
             left = place.text.request.max_tokens - len(place.text.tokens) - 1  # a guess after the last token is for nothing
             place.guesses = place.text.lookup.guess(min(left, -(-left_over // (len(places) - number))))
@@ -143,30 +143,36 @@ class Engine:
         self.places.append(Place(text, slot, self.decoding.begin(slot, request.prompt), read=text.cached))
         self.places.sort(key=lambda place: place.slot)
 
-    def read(self, place: Place) -> Float[Tensor, "1 d_model"]:
-        """Read the next tile of a prompt; return the hidden state at its end."""
-        text, tile = place.text, self.decoding.tile or place.unread
-        tokens = place.first[place.read : place.read + tile]
-        hidden = self.decoding.read(place.slot, tokens, place.read)
+    def read(self, places: list[Place]) -> list[Float[Tensor, "1 d_model"]]:
+        """Read the next tile of some prompts; return the hidden state at the end of each."""
+        ends = [place.read + (self.decoding.tile or place.unread) for place in places]
+        pieces = [Piece(place.slot, place.first[place.read : end], place.read) for place, end in zip(places, ends, strict=True)]
+        found = read_pieces(self.decoding, pieces)
+        for place, piece, hidden in zip(places, pieces, found, strict=True):
+            self.keep(place, piece.tokens, hidden)
+        return [hidden[-1:] for hidden in found]
+
+    def keep(self, place: Place, tokens: list[int], hidden: Float[Tensor, "tokens d_model"]) -> None:
+        """Note that some more of a prompt has been read, and what that says of it."""
+        text = place.text
         if len(tokens) == self.decoding.tile and not text.request.apart:
             self.remembered[place.slot].tiles.append(tokens)
         if text.request.prompt_logprobs:
             after = place.first[place.read + 1 : place.read + 1 + len(tokens)]
-            scores = scores_of(self.network, hidden, self.decoding.sizes)[: len(after)].log_softmax(dim=-1)
+            scores = scores_of(self.network, hidden)[: len(after)].log_softmax(dim=-1)
             text.prompt_logprobs += scores.gather(1, torch.tensor(after, device=scores.device)[:, None])[:, 0].tolist()
             if count := text.request.top_logprobs:
                 best = scores.topk(count)
                 tops = zip(best.indices.tolist(), best.values.tolist(), strict=True)
                 text.prompt_top_logprobs += [dict(zip(*top, strict=True)) for top in tops]
         place.read += len(tokens)
-        return hidden[-1:]
 
     def write(self, ready: list[tuple[Place, Float[Tensor, "rows d_model"]]]) -> None:
         """Choose the next token of some texts, and go on where it is what was guessed; release the slots of those that end.
 
         What is chosen is what would be chosen without guesses: from the same bits, with the same random numbers.
         """
-        logits = scores_of(self.network, torch.cat([hidden for _, hidden in ready]), self.decoding.sizes)
+        logits = scores_of(self.network, torch.cat([hidden for _, hidden in ready]))
         logprobs = logits.log_softmax(dim=-1)
         logits[:, self.known :] = -torch.inf
         first = [0, *accumulate(len(hidden) for _, hidden in ready)]

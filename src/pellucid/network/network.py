@@ -26,7 +26,12 @@ class Output:
     pooled: Float[Tensor, "batch d_model"] | None = None  # of a network with a pooler, or with scores of whole texts
 
 
-Step = Callable[..., Tensor]
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A compiled pass, as `generation.compiled` makes it."""
+
+    run: Callable[..., Tensor]
+    sizes: tuple[int, ...]  # numbers of rows that give a row the same bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +42,7 @@ class Held:
     nbytes: int  # of all matrices, which every pass reads
     sizes: tuple[int, ...]  # numbers of rows in a pass that give a row the same bits
     free: int  # so many rows take hardly longer than one
-    step: Step | None = None  # a compiled pass, as `generation.compiled` makes it
+    step: Step | None = None  # in place of passes of one token for each text
 
 
 class Network(nn.Module, ABC):
