@@ -6,7 +6,7 @@ tokens up to it. Random weights write no text that repeats itself, so the engine
 are no help here. `ours` is with a compiled step. Every measurement is a process of its own, after a short text
 to warm up; the contenders go in turns; the figures are medians over the turns.
 
-    python benchmarks/decode.py [--sizes 10M 124M] [--batches 1 8] [--tokens 64] [--prompt 32] [--turns 3] [--eager] [--llama PYTHON]
+    python benchmarks/decode.py [--sizes 10M 124M] [--batches 1 8] [--tokens 64] [--prompt 32] [--turns 3] [--llama PYTHON]
 
 `--llama` names a Python that has llama-cpp-python, built for this machine: pip install --no-binary llama-cpp-python with
 CMAKE_ARGS=-DGGML_NATIVE=ON. (With llama-cpp-python 0.3.36 and AMX its 8 and 4 bits end in an illegal instruction on some

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pellucid.generation.decoding import Decoding, advance_all, begin_decoding, read_all, scores_of
+from pellucid.generation.decoding import advance_all, begin_decoding, read_all, scores_of
 from pellucid.network.network import Network
 
 
@@ -35,7 +35,7 @@ def search(
     before = 1 if network.config.architecture == "encoder-decoder" else len(prompt)
     decoding = begin_decoding(network, slots=beams, length=before + max_tokens, sources=len(prompt))
     first = decoding.begin(0, prompt)
-    logprobs = log_softmax(network, read_all(decoding, 0, first)[-1:], decoding)
+    logprobs = log_softmax(network, read_all(decoding, 0, first)[-1:])
     rows: list[tuple[list[int], list[float]]] = [([], [])]
     scores = torch.zeros(1)
     finished: list[Beam] = []
@@ -63,9 +63,9 @@ def search(
             break
         decoding.choose([row for _, row, _ in going])
         slots, starts = [*range(len(going))], [before + length - 1] * len(going)
-        logprobs = log_softmax(network, advance_all(decoding, slots, starts, [token for _, _, token in going]), decoding)
+        logprobs = log_softmax(network, advance_all(decoding, slots, starts, [token for _, _, token in going]))
     return finished[0]
 
 
-def log_softmax(network: Network, hidden: Float[Tensor, "rows d_model"], decoding: Decoding) -> Float[Tensor, "rows vocab"]:
+def log_softmax(network: Network, hidden: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows vocab"]:
     return scores_of(network, hidden).log_softmax(dim=-1).cpu()
