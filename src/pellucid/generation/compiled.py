@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch._inductor.utils import fresh_cache
 from torch.export import Dim
 
 from pellucid.core.errors import ConfigError, PellucidError
@@ -212,7 +213,7 @@ def write(network: Transformer, folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.export(OneStep(network), example, dynamic_shapes=shapes, strict=False)
-        with atomic_folder(folder, sealed=False) as new:
+        with atomic_folder(folder, sealed=False) as new, fresh_cache():  # inductor's own keeps all that it made, for ever
             torch._inductor.aoti_compile_and_package(exported, package_path=str(new / STEP), inductor_configs={**OPTIONS})
     files = sorted(folder.parent.glob(f"*/{STEP}"), key=lambda file: -file.parent.stat().st_mtime)
     for file, size in zip(files, accumulate(file.stat().st_size for file in files), strict=True):
