@@ -148,7 +148,15 @@ def main() -> None:
                 if asked.llama:
                     file = folder / f"{BITS[precision]}.gguf"
                     contenders[f"llama.cpp_{precision}"] = partial(llama, asked.llama, file, asked.threads, *lengths)
-            turns = [{name: contender() for name, contender in contenders.items()} for _ in range(asked.turns)]
+            turns: list[dict[str, tuple[float, float]]] = []
+            for _ in range(asked.turns):
+                turns.append({})
+                for name, contender in [*contenders.items()]:
+                    try:
+                        turns[-1][name] = contender()
+                    except subprocess.CalledProcessError as error:  # some builds of llama.cpp end in illegal instructions
+                        print(f"{name} is left out: {error}", file=sys.stderr)
+                        del contenders[name]
             found[f"{size}_batch{batch}"] = {
                 name: [median(turn[name][at] for turn in turns) for at in (0, 1)] for name in contenders
             }

@@ -107,9 +107,9 @@ class Model:
             raise ConfigError(
                 "steps are compiled for a model that only reads; load it with a precision, such as precision='auto'"
             )
-        from pellucid.generation.compiled import compile_steps
+        from pellucid.generation.compiled import compile_if_it_pays, compile_steps
 
-        compile_steps(self.network, asked=not if_it_pays, told=(progress or Silent()).say)
+        (compile_if_it_pays if if_it_pays else compile_steps)(self.network, (progress or Silent()).say)
 
     def sites(self) -> list[Site]:
         """Every place where taps can read or edit: name, shape, meaning."""

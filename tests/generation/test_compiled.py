@@ -9,7 +9,7 @@ from pellucid.core.errors import ConfigError
 from pellucid.core.precision import Holding
 from pellucid.core.progress import Silent
 from pellucid.generation import compiled
-from pellucid.generation.compiled import STEP, compile_steps
+from pellucid.generation.compiled import STEP, compile_if_it_pays, compile_steps
 from pellucid.network.families import FAMILIES
 from pellucid.network.holding import hold
 
@@ -52,27 +52,29 @@ def no_compiler(monkeypatch):
 def test_networks_other_than_decoders_are_refused_or_left_as_they_are(family):
     network, heard = held(family), Heard()
     with pytest.raises(ConfigError, match=f"steps of a {family} model are not compiled"):
-        compile_steps(network, asked=True, told=heard.say)
-    compile_steps(network, asked=False, told=heard.say)
+        compile_steps(network, heard.say)
+    compile_if_it_pays(network, heard.say)
     assert not heard.lines
     assert network.held.step is None
 
 
 def test_without_a_compiler_it_is_an_error_or_a_hint(no_compiler):
     network, heard = held(), Heard()
-    with pytest.raises(ConfigError, match="no C\\+\\+ compiler here; install g\\+\\+"):
-        compile_steps(network, asked=True, told=heard.say)
-    compile_steps(network, asked=False, told=heard.say)
-    assert heard.lines == ["there is no C++ compiler here; install g++ for faster steps"]
+    with pytest.raises(ConfigError, match=r"no C\+\+ compiler here to compile steps with; install g\+\+"):
+        compile_steps(network, heard.say)
+    compile_if_it_pays(network, heard.say)
+    assert heard.lines == [
+        "there is no C++ compiler here to compile steps with; install g++, or use --compile no (without, they are slower)"
+    ]
 
 
 def test_a_compiler_that_fails_is_an_error_or_a_hint(monkeypatch):
     network, heard = held(), Heard()
     monkeypatch.setattr(compiled, "write", lambda *_: 1 / 0)
-    with pytest.raises(ConfigError, match="steps could not be compiled here: division by zero"):
-        compile_steps(network, asked=True, told=heard.say)
-    compile_steps(network, asked=False, told=heard.say)
-    assert heard.lines[-1] == "steps could not be compiled here: division by zero; they are slower so"
+    with pytest.raises(ConfigError, match=r"steps could not be compiled here \(division by zero\); use --compile no"):
+        compile_steps(network, heard.say)
+    compile_if_it_pays(network, heard.say)
+    assert heard.lines[-1].endswith("(division by zero); use --compile no (without, they are slower)")
     assert network.held.step is None
     assert network.encode(torch.tensor([[1, 2]])).shape == (1, 2, 32)  # its products are packed again
 
@@ -80,10 +82,10 @@ def test_a_compiler_that_fails_is_an_error_or_a_hint(monkeypatch):
 def test_a_large_model_is_compiled_if_it_is_asked_for(monkeypatch, no_compiler):
     network, heard = held(), Heard()
     monkeypatch.setattr(compiled, "LARGEST", network.held.nbytes - 1)
-    compile_steps(network, asked=False, told=heard.say)
+    compile_if_it_pays(network, heard.say)
     assert not heard.lines
     with pytest.raises(ConfigError):
-        compile_steps(network, asked=True, told=heard.say)
+        compile_steps(network, heard.say)
 
 
 def test_a_model_that_may_learn_is_not_compiled():
@@ -106,18 +108,18 @@ def test_a_fingerprint_is_of_weights_precision_and_shape():
 @pytest.mark.slow
 def test_steps_are_kept_and_made_again_where_they_are_damaged(cache, monkeypatch):
     heard = Heard()
-    compile_steps(first := held(), asked=True, told=heard.say)
-    compile_steps(held(), asked=True, told=heard.say)
+    compile_steps(first := held(), heard.say)
+    compile_steps(held(), heard.say)
     assert heard.lines == ["compiling the model's step; this takes a minute, once"]
     assert first.held.step.sizes == (2, 4, 8, 16, 32, 64)
     [file] = cache.glob(f"compiled/*/{STEP}")
     file.write_bytes(file.read_bytes()[:1000])
-    compile_steps(again := held(), asked=True, told=heard.say)
+    compile_steps(again := held(), heard.say)
     assert len(heard.lines) == 2
     assert again.held.step is not None
     monkeypatch.setattr(compiled, "KEPT", 2.5 * file.stat().st_size)  # so that two stay
     for seed in (1, 2):
-        compile_steps(held(seed=seed), asked=True, told=heard.say)
+        compile_steps(held(seed=seed), heard.say)
     kept = [*cache.glob(f"compiled/*/{STEP}")]
     assert len(kept) == 2
     assert file not in kept  # the oldest

@@ -59,7 +59,7 @@ def networks(tokenizer):
             precision, *compiled = dtype.split()
             hold(network, Holding(precision=precision))
             if compiled:
-                compile_steps(network, asked=True, told=print)
+                compile_steps(network, print)
         else:
             network.compute_in(dtype)
         return network

@@ -106,39 +106,35 @@ def why_not(network: Network) -> str | None:
     return None
 
 
-def compile_steps(network: Network, *, asked: bool, told: Callable[[str], None]) -> None:
-    """Have the steps of a held network compiled; if it was not `asked` for, where that pays.
-
-    What takes time or cannot be had is `told`. Raises `ConfigError` if it was asked for and cannot be had.
-    """
+def compile_steps(network: Network, told: Callable[[str], None]) -> None:
+    """Have the steps of a held network compiled; that it takes a while is `told`. Raises `ConfigError` if it cannot be done."""
     held = network.held
     assert held is not None, "what is compiled is a network that only reads"
-    if (reason := why_not(network)) is not None and asked:
+    if (reason := why_not(network)) is not None:
         raise ConfigError(f"{reason}; leave --compile out")
-    if reason is not None or (held.nbytes > LARGEST and not asked):
-        return
     if compiler() is None:
-        if asked:
-            raise ConfigError("there is no C++ compiler here; install g++, or leave --compile out")
-        return told("there is no C++ compiler here; install g++ for faster steps")
+        raise ConfigError("there is no C++ compiler here to compile steps with; install g++, or use --compile no")
     assert isinstance(network, Transformer), "`why_not` says so"
     try:
-        step = load_or_compile(network, told)
+        run = load_or_compile(network, told)
+        sizes = steady(run, network)
     except PellucidError:
         raise
     except Exception as error:  # whatever a compiler does on machines we do not know
-        lines = f"{error}".strip().splitlines() or [type(error).__name__]
-        problem = f"steps could not be compiled here: {lines[0][:200]}"
-        if asked:
-            raise ConfigError(f"{problem}; leave --compile out") from error
-        return told(f"{problem}; they are slower so")
-    sizes = steady(step, network)
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConfigError(f"steps could not be compiled here ({lines[0][:200]}); use --compile no") from error
     if not sizes:
-        problem = "compiled steps would not give a text the same bits in any company here"
-        if asked:
-            raise ConfigError(f"{problem}; leave --compile out")
-        return told(problem)
-    network.held = replace(held, free=min(FREE, held.free), step=Step(run=step, sizes=sizes))
+        raise ConfigError("compiled steps would not give a text the same bits in any company here; use --compile no")
+    network.held = replace(held, free=min(FREE, held.free), step=Step(run=run, sizes=sizes))
+
+
+def compile_if_it_pays(network: Network, told: Callable[[str], None]) -> None:
+    """The same for networks for which it pays; what fails is told, and leaves them as they are."""
+    if why_not(network) is None and network.held is not None and network.held.nbytes <= LARGEST:
+        try:
+            compile_steps(network, told)
+        except PellucidError as error:
+            told(f"{error} (without, they are slower)")
 
 
 def load_or_compile(network: Transformer, told: Callable[[str], None]) -> Callable[..., Tensor]:
