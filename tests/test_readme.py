@@ -55,7 +55,7 @@ def run(cli, command):
             "pretrain": QUICK,
             "finetune": FEW,
             "generate": ["--max-tokens", "20"],
-            "bench": ["--prompt", "20", "--tokens", "20"],
+            "bench": ["--prompt", "20", "--tokens", "20", "--compile", "no"],
         }.get(words[0], []),
     )
 

@@ -20,7 +20,7 @@ from pellucid.network.config import ModelConfig
 from pellucid.network.masks import Mask
 
 LEAST = 64  # keys of the smallest bucket
-BLOCK = 32  # keys of which each bucket has a whole number
+BLOCK = 32  # keys: a compiled step sees a whole number of blocks, at least two
 
 Keys = Float[Tensor, "slots kv_heads length d_head"]
 
@@ -126,7 +126,7 @@ class Slots:
         filling = len(tokens) - len(slots)
         spare = len(self.keys[0]) - 1
         rows = torch.tensor([[*tokens], [*slots, *[spare] * filling], [*starts, *[0] * filling]])
-        return (*rows, self.index[: bucket(max(starts) + 1) // BLOCK], self.keys, self.values)
+        return (*rows, self.index[: max(2, -(-(max(starts) + 1) // BLOCK))], self.keys, self.values)
 
     def choose(self, slots: Sequence[int]) -> None:
         """Go on in the first slots with what these hold; one may be chosen several times."""
