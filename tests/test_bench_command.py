@@ -7,7 +7,7 @@ import tiny
 
 import pellucid
 from pellucid.core.errors import ConfigError
-from pellucid.generation import rates
+from pellucid.generation import compiled, rates
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,21 @@ def test_the_table_and_the_json(cli, run, monkeypatch):
         passes = rate["tokens_per_second"] / rate["texts"]
         assert rate["share_of_memory_limit"] == pytest.approx(passes * held.nbytes / 2e9)
         assert rate["prompt_tokens_per_second"] == pytest.approx(6 * rate["texts"] / rate["first_token_seconds"])
+
+
+def test_compiling_is_asked_for_left_out_or_told(cli, run, monkeypatch):
+    monkeypatch.setattr(compiled, "compiler", lambda: None)
+    words, problem = (
+        ("bench", run, "--texts", 1, "--prompt", 4, "--tokens", 4),
+        "there is no C++ compiler here to compile steps with",
+    )
+    code, out, err = cli(*words, "--compile", "yes")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"pellucid: {problem}; install g++")
+    code, out, err = cli(*words)
+    assert (code, err.startswith(problem), err.count("\n")) == (0, True, 1)
+    code, out, err = cli(*words, "--compile", "no")
+    assert (code, err) == (0, "")
 
 
 def test_every_token_that_is_asked_for_is_written(run, monkeypatch):

@@ -62,7 +62,7 @@ def run(cli, command):
 
 def serve(words):
     """What a server says when it is there; it is asked for a text, and told to end."""
-    process = tiny.command(*words, "--port", 0)
+    process = tiny.command(*words, "--port", 0, "--compile", "no")
     line = process.stdout.readline()
     address = line.split()[2].removesuffix(",")
     answer = httpx.post(f"{address}/completions", json={"model": "mine", "prompt": "Alice", "max_tokens": 5}, timeout=60)
