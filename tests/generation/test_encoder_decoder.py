@@ -90,7 +90,7 @@ def test_greedy_and_beams_are_transformers(tmp_path_factory, tokenizer, shape, s
         assert mine.finish_reason == ("stop" if ended else "length")
         assert mine.logprobs == pytest.approx(alone.logprobs, abs=1e-4)
         assert mine.logprobs == pytest.approx(uncached.logprobs, abs=1e-4)
-    for beams in (2, 3, 5):
+    for beams in (2, 5):
         found = generate(network, tokenizer, rows[:1], max_tokens=limit, beams=beams)
         for ids, mine in zip(rows[:1], found, strict=True):
             expected, ended = written(theirs, ids, end, max_new_tokens=limit, num_beams=beams)

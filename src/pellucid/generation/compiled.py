@@ -7,6 +7,7 @@ kernels of them and packs the matrices, for any number of texts, lengths and slo
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -209,12 +211,25 @@ def write(network: Transformer, folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.export.export(OneStep(network), example, dynamic_shapes=shapes, strict=False)
-        with atomic_folder(folder, sealed=False) as new, fresh_cache():  # inductor's own keeps all that it made, for ever
+        with atomic_folder(folder, sealed=False) as new, scratch():
             torch._inductor.aoti_compile_and_package(exported, package_path=str(new / STEP), inductor_configs={**OPTIONS})
     files = sorted(folder.parent.glob(f"*/{STEP}"), key=lambda file: -file.parent.stat().st_mtime)
     for file, size in zip(files, accumulate(file.stat().st_size for file in files), strict=True):
         if size > KEPT and file.parent != folder:
             remove_folder(file.parent)
+
+
+@contextmanager
+def scratch() -> Iterator[None]:
+    """A place for what the compiler leaves behind, which would stay for ever; it is removed, also where the compiler fails."""
+    logger = logging.getLogger("torch._inductor.utils")
+    with TemporaryDirectory() as folder:
+        logger.disabled = True  # it tells where it keeps what is not kept
+        try:
+            with fresh_cache(dir=folder):
+                yield
+        finally:
+            logger.disabled = False
 
 
 def rows_at(network: Transformer, rows: int, span: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
