@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,18 +50,15 @@ OPTIONS = {
 }
 
 
+@dataclass(frozen=True)
 class Rows:
     """One layer's slots, as a compiled step sees them: each row at one position of its slot."""
 
-    def __init__(
-        self,
-        keys: Float[Tensor, "slots kv_heads length d_head"],
-        values: Float[Tensor, "slots kv_heads length d_head"],
-        slots: Int[Tensor, " rows"],
-        positions: Int[Tensor, " rows"],
-        span: int,
-    ) -> None:
-        self.keys, self.values, self.slots, self.positions, self.span = keys, values, slots, positions, span
+    keys: Float[Tensor, "slots kv_heads length d_head"]
+    values: Float[Tensor, "slots kv_heads length d_head"]
+    slots: Int[Tensor, " rows"]
+    positions: Int[Tensor, " rows"]
+    span: int  # keys that any row can see
 
     def extend(
         self, k: Float[Tensor, "rows kv_heads 1 d_head"], v: Float[Tensor, "rows kv_heads 1 d_head"], mask: Mask

@@ -1,7 +1,8 @@
 """How a network goes on with texts token by token: with what it remembers of earlier tokens, or reading all of them again.
 
 Every forward pass has one of few shapes: a tile of one prompt, or a row for each of so many texts, filled up to one of a few
-numbers that give a row the same bits. So a text's numbers do not depend on what else is under way.
+numbers that give a row the same bits. So a text's numbers do not depend on what else is under way. A compiled step takes rows
+only, and reads the beginnings of prompts as rows too.
 """
 
 from __future__ import annotations

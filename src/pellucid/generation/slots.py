@@ -1,6 +1,7 @@
 """Where the keys and values of texts under way are kept: static buffers, with a slot for each text.
 
 What attention reads of a slot has a power of two as its length, whatever else is under way: the same shapes give the same bits.
+A compiled step may see any whole blocks: it adds keys up in their order, so that masked ones behind change nothing.
 """
 
 from __future__ import annotations

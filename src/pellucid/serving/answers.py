@@ -116,7 +116,7 @@ class EventStream(Response):
         try:
             async for event in self.events:
                 yield event.encode()
-        except Exception as error:
+        except Exception as error:  # the answer has begun: only an event can still tell it
             told = as_api_error(error)
             self.call.note(error=told.code)
             yield self.broken(told).encode()

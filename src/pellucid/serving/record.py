@@ -50,7 +50,7 @@ class Recorded:
         except asyncio.CancelledError:
             record.facts["cut_off"] = True
             raise
-        except Exception as error:
+        except Exception as error:  # nobody stands further out: a client gets an error object, and the log what it was
             told = as_api_error(error)
             if status != GONE:  # the answer has begun, so that all that is left is to break it off
                 raise

@@ -162,7 +162,7 @@ class Worker:
             while not self.stopped:
                 self.beat = time.monotonic()
                 self.turn()
-        except BaseException as error:
+        except BaseException as error:  # whatever ends the thread, those who wait for it must hear
             logger.exception("the engine died")
             self.failure = error  # from here on nothing enters, so that none is missed
             self.call(lambda: self.fail_all(failure()))
