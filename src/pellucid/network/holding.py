@@ -40,8 +40,6 @@ def hold(network: Network, how: Holding) -> Network:
         if isinstance(network, Recurrent) or device != "cpu":
             what = "an LSTM" if isinstance(network, Recurrent) else f"a network on {device}"
             raise ConfigError(f"{what} cannot be held in {precision}; use bf16, f16 or fp32")
-        if not exact():
-            raise ConfigError(f"this processor has no exact products of bytes, which {precision} needs; use bf16, f16 or fp32")
     dtype = TYPES[{"int8": "fp32", "int4": usual}.get(precision, precision)]
     merge(network).eval().requires_grad_(False)
     products: list[tuple[Linear, Product]] = []
@@ -98,9 +96,3 @@ def steady(network: Network) -> tuple[int, ...]:
 
     return (*(rows for rows in (1, 2, 4, 8) if same(rows)), ROWS)
 
-
-def exact() -> bool:
-    """Whether products of bytes are exact here: the processors of before 2019 cut sums off at 16 bits."""
-    weight = torch.full((16, 64), 127, dtype=torch.float32)
-    found = Int8(weight, None)(torch.full((1, 64), 127.0))
-    return torch.allclose(found, torch.full((1, 16), 127.0 * 127 * 64), rtol=1e-4)
