@@ -36,10 +36,10 @@ def hold(network: Network, how: Holding) -> Network:
     device = network.device.type
     usual = usual_precision(device)
     precision = usual if how.precision == "auto" else how.precision
-    if few := precision in ("int8", "int4"):
-        if isinstance(network, Recurrent) or device != "cpu":
-            what = "an LSTM" if isinstance(network, Recurrent) else f"a network on {device}"
-            raise ConfigError(f"{what} cannot be held in {precision}; use bf16, f16 or fp32")
+    few = precision in ("int8", "int4")
+    if few and (isinstance(network, Recurrent) or device != "cpu"):
+        what = "an LSTM" if isinstance(network, Recurrent) else f"a network on {device}"
+        raise ConfigError(f"{what} cannot be held in {precision}; use bf16, f16 or fp32")
     dtype = TYPES[{"int8": "fp32", "int4": usual}.get(precision, precision)]
     merge(network).eval().requires_grad_(False)
     products: list[tuple[Linear, Product]] = []
@@ -95,4 +95,3 @@ def steady(network: Network) -> tuple[int, ...]:
         return torch.equal(part, whole[:rows]) and torch.equal(network.scores(part), scores[:rows])
 
     return (*(rows for rows in (1, 2, 4, 8) if same(rows)), ROWS)
-

@@ -78,15 +78,15 @@ class Packed(Kept):
 
 
 def packed(weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, " outputs"] | None) -> Product:
-    """Packed, where there is a kernel for it: for 16 bits not every processor has one."""
-    mkldnn = torch.ops.mkldnn
-    known = {
-        torch.float32: lambda: True,
-        torch.bfloat16: mkldnn._is_mkldnn_bf16_supported,
-        torch.float16: mkldnn._is_mkldnn_fp16_supported,
-    }
-    packs = weight.device.type == "cpu" and torch.backends.mkldnn.is_available() and known[weight.dtype]()  # type: ignore[no-untyped-call]
-    return (Packed if packs else Dense)(weight, bias)
+    """Packed, where there is a kernel for it."""
+    return (Packed if weight.device.type == "cpu" and packs(weight.dtype) else Dense)(weight, bias)
+
+
+def packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has a kernel for packed matrices here: for 16 bits not on every processor."""
+    kernels = torch.ops.mkldnn
+    known = {torch.bfloat16: kernels._is_mkldnn_bf16_supported, torch.float16: kernels._is_mkldnn_fp16_supported}
+    return torch.backends.mkldnn.is_available() and known.get(dtype, lambda: True)()  # type: ignore[no-untyped-call]
 
 
 class Int8(Kept):
