@@ -157,3 +157,24 @@ def test_the_cache_goes_where_the_user_says(monkeypatch):
     assert machine.cache_folder() == Path("/b/pellucid")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert machine.cache_folder() == Path.home() / ".cache" / "pellucid"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_helpers_end_and_come_again():
+    """How the server's engine comes to have all of them to itself: with those of two threads, all would wait asleep."""
+    done = subprocess.run([sys.executable, "-c", HELPERS], capture_output=True, text=True, check=True)
+    before, ended, again = map(int, done.stdout.split())
+    assert (ended, again) == (before - 3, before)
+
+
+HELPERS = """
+import os, torch
+from pellucid.core.machine import end_helpers
+end_helpers()
+torch.set_num_threads(4)
+for end in (lambda: None, end_helpers, lambda: None):
+    if end is not end_helpers:
+        torch.ones(10**6).exp()
+    end()
+    print(len(os.listdir("/proc/self/task")))
+"""

@@ -1,5 +1,9 @@
 """Compiled steps: where they cannot be had, and how they are kept. What they compute is tested with the engine."""
 
+import sys
+import threading
+import time
+
 import pytest
 import tiny
 import torch
@@ -9,7 +13,7 @@ from pellucid.core.errors import ConfigError
 from pellucid.core.precision import Holding
 from pellucid.core.progress import Silent
 from pellucid.generation import compiled
-from pellucid.generation.compiled import STEP, compile_if_it_pays, compile_steps
+from pellucid.generation.compiled import STEP, compile_if_it_pays, compile_steps, drawn, rows_at
 from pellucid.network.families import FAMILIES
 from pellucid.network.holding import hold
 
@@ -112,6 +116,7 @@ def test_steps_are_kept_and_made_again_where_they_are_damaged(cache, monkeypatch
     compile_steps(held(), heard.say)
     assert heard.lines == ["compiling the model's step; this takes a minute, once"]
     assert first.held.step.sizes == (2, 4, 8, 16, 32, 64)
+    assert others_ran(first.held.step, first)
     [file] = cache.glob(f"compiled/*/{STEP}")
     file.write_bytes(file.read_bytes()[:1000])
     compile_steps(again := held(), heard.say)
@@ -123,3 +128,26 @@ def test_steps_are_kept_and_made_again_where_they_are_damaged(cache, monkeypatch
     kept = [*cache.glob(f"compiled/*/{STEP}")]
     assert len(kept) == 2
     assert file not in kept  # the oldest
+
+
+def others_ran(step, network):
+    """Whether other threads of Python run during steps: they take over only where one lets go of Python's lock by itself."""
+    inputs, beats, usual = (*rows_at(network, 64, 64), *drawn(network)), [], sys.getswitchinterval()
+    ended = threading.Event()
+
+    def write():
+        for _ in range(200):
+            step.run(*inputs)
+        ended.set()
+
+    sys.setswitchinterval(60)
+    try:
+        thread = threading.Thread(target=write)
+        thread.start()
+        while not ended.is_set():
+            beats.append(time.monotonic())
+            time.sleep(0)
+        thread.join()
+    finally:
+        sys.setswitchinterval(usual)
+    return len(beats) > 20

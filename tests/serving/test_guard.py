@@ -8,6 +8,7 @@ import socket
 import urllib.error
 import urllib.request
 
+import httpx
 import pytest
 from served import error_of, listening
 
@@ -144,6 +145,27 @@ def test_a_key_has_so_many_requests_and_takes_none_of_anothers(with_server):
     assert (error["type"], error["code"]) == ("rate_limit_error", "too_many_requests")
     assert refused.headers["retry-after"] == "1"
     assert statuses == [200] * 4
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_who_has_the_whole_answer_may_ask_again_at_once(with_server, streamed):
+    async def inside(server):
+        again = []
+
+        async def watched(scope, receive, send):
+            async def watch(message):
+                if message.get("body", b"").endswith(b"[DONE]\n\n" if streamed else b"}"):
+                    again.append(await server.post(COMPLETIONS, prompt="a", max_tokens=1))
+                await send(message)
+
+            await server.app(scope, receive, watch)
+
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(watched), base_url="http://localhost") as client:
+            await client.post(COMPLETIONS, json={"model": "tiny", "prompt": "a", "max_tokens": 2, "stream": streamed})
+        return again
+
+    [again] = with_server(inside, per_key=1)
+    assert again.status_code == 200, again.text
 
 
 def test_the_queue_is_bounded_and_empties(with_server):

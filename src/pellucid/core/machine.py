@@ -142,3 +142,16 @@ def keep_freed_memory() -> None:
         return
     set_option(M_MMAP_MAX, 0)
     set_option(M_TRIM_THRESHOLD, LARGEST_INT)
+
+
+def end_helpers() -> None:
+    """End the threads that help this one to compute (OpenMP's, where it is GNU's), before another one computes instead.
+
+    With more helpers than cores OpenMP has all of them wait for work asleep, and half of a step's time goes into waking them.
+    This thread gets new ones when it computes again.
+    """
+    try:
+        pause = ctypes.CDLL(None).omp_pause_resource_all
+    except (AttributeError, OSError, TypeError):  # another OpenMP, or none yet
+        return
+    pause(1)  # omp_pause_soft

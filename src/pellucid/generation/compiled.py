@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,6 +27,7 @@ from torch.export import Dim
 from pellucid.core.errors import ConfigError, PellucidError
 from pellucid.core.files import atomic_folder, remove_folder
 from pellucid.core.machine import cache_folder, compiler, cpu_name
+from pellucid.generation.graph import Graph
 from pellucid.generation.slots import BLOCK, LEAST
 from pellucid.network.attention import Seen
 from pellucid.network.layers import Linear
@@ -143,25 +144,22 @@ def load_or_compile(network: Transformer, told: Callable[[str], None]) -> Callab
         if (loaded := load(folder)) is None:
             told("compiling the model's step; this takes a minute, once")
             write(network, folder)
-            loaded = load(folder)
+            loaded = Graph(folder / STEP)
 
-    def step(*inputs: Tensor | list[Tensor]) -> Tensor:
-        """As the loaded model does it itself, but it looks for tensors in its arguments for a tenth of a millisecond."""
-        flat = [tensor for part in inputs for tensor in (part if isinstance(part, list) else [part])]
-        hidden: Tensor = loaded.loader.boxed_run(flat)[0]
-        return hidden
+    def step(*inputs: Tensor | Sequence[Tensor]) -> Tensor:
+        return loaded([tensor for part in inputs for tensor in ([part] if isinstance(part, Tensor) else part)])
 
     return step
 
 
-def load(folder: Path) -> Any:
+def load(folder: Path) -> Graph | None:
     """A step that was written, with the date of this use; None if it is not there, or damaged."""
     if not (folder / STEP).exists():
         return None
     os.utime(folder)
     try:
-        return torch._inductor.aoti_load_package(str(folder / STEP))
-    except RuntimeError:
+        return Graph(folder / STEP)
+    except (OSError, BadZipFile, RuntimeError):
         return None
 
 

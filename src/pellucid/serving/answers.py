@@ -106,13 +106,13 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for piece in self.pieces():
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+            await send({"type": "http.response.body", "body": self.done.encode()})
         finally:
             self.writing.close()
             noted(self.call, self.writing)
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The events as bytes, the last of which says that nothing more comes."""
+        """The events as bytes."""
         try:
             async for event in self.events:
                 yield event.encode()
@@ -120,4 +120,3 @@ class EventStream(Response):
             told = as_api_error(error)
             self.call.note(error=told.code)
             yield self.broken(told).encode()
-        yield self.done.encode()

@@ -8,7 +8,7 @@ import hmac
 import ipaddress
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -72,12 +72,20 @@ class Guard:
                 f"{self.settings.per_key} requests of yours are under way already; wait for one to end", "too_many_requests"
             )
         self.under_way[who] += 1
-        try:
-            await self.answer(scope, receive, send, headers)
-        finally:
-            self.under_way[who] -= 1
-            if not self.under_way[who]:
-                del self.under_way[who]
+        with ExitStack() as place:
+            place.callback(self.leave, who)
+
+            async def send_on(message: Message) -> None:
+                if message["type"] == "http.response.body" and not message.get("more_body", False):
+                    place.close()  # who has the whole answer may ask again at once
+                await send(message)
+
+            await self.answer(scope, receive, send_on, headers)
+
+    def leave(self, who: str) -> None:
+        self.under_way[who] -= 1
+        if not self.under_way[who]:
+            del self.under_way[who]
 
     def check_host(self, host: str) -> None:
         """Refuse a name that is not ours: a page of another site may have made it point here (DNS rebinding)."""

@@ -17,6 +17,7 @@ from threading import Thread
 from typing import TypeVar, cast
 
 from pellucid.core.errors import PellucidError
+from pellucid.core.machine import end_helpers
 from pellucid.generation.engine import Engine
 from pellucid.generation.text import Text
 from pellucid.serving.errors import busy, failure, unavailable
@@ -82,6 +83,7 @@ class Worker:
         self.loop = asyncio.get_running_loop()
         if self.thread is None:
             self.beat = time.monotonic()
+            end_helpers()
             self.thread = Thread(target=self.run, name="pellucid-engine", daemon=True)
             self.thread.start()
 
