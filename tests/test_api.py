@@ -1,7 +1,9 @@
 """What users hold in Python: a model and a run, from any folder that has one."""
 
 import json
+import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -12,6 +14,8 @@ import pellucid
 from pellucid.core.errors import ConfigError, CorpusError, CorruptionError, ModelError, PellucidError, RunError
 from pellucid.generation.text import Generation
 from pellucid.loading import FORMS
+from pellucid.network.network import Step
+from pellucid.network.taps import Taps
 from pellucid.text.corpus import Corpus
 
 
@@ -117,7 +121,7 @@ class TestScore:
         theirs = AutoModelForCausalLM.from_pretrained(run.path / "model")
         tokenizer = AutoTokenizer.from_pretrained(run.path / "model")
         ids = [tokenizer.eos_token_id, *tokenizer(text)["input_ids"]]
-        logprobs = theirs(torch.tensor([ids])).logits[0].log_softmax(-1)
+        logprobs = theirs(torch.tensor([ids])).logits[0].float().log_softmax(-1)
         expected = [float(logprobs[i, ids[i + 1]]) for i in range(len(ids) - 1)]
         assert model.score(text).tolist() == pytest.approx(expected, abs=1e-4)
 
@@ -174,6 +178,78 @@ class TestSave:
         (tmp_path / "notes.txt").write_text("precious")
         expected = f"{tmp_path} is not a model of this form, so it will not be replaced; choose another name"
         assert message(ModelError, lambda: model.save(tmp_path, force=True)) == expected
+
+
+def without_head(number):
+    def edit(mixed):
+        mixed = mixed.clone()
+        mixed[:, number] = 0
+        return mixed
+
+    return edit
+
+
+class TestEditAndRecord:
+    @pytest.mark.parametrize("precision", [None, "fp32", "int8", "int4"])
+    def test_an_edited_model_writes_and_scores_as_its_forward_pass_says(self, run, precision):
+        model = pellucid.load(run.path, precision=precision)
+        banned = model.generate("Alice", max_tokens=1, temperature=0).tokens
+        edits = {"blocks.0.attn.mixed": without_head(0), "blocks.0.mlp.neurons": 0.1}
+        edits["logits"] = lambda logits: torch.cat(
+            [logits[:, :, : banned[0]], torch.full_like(logits[:, :, :1], -1e9), logits[:, :, banned[0] + 1 :]], dim=-1
+        )
+        edited, ids = model.edit(edits), model.tokenizer.encode("Alice was")
+        with torch.no_grad():
+            logits = model(torch.tensor([ids]), taps=Taps(edit=edits)).logits[0]
+            for _ in range(6):
+                ids.append(int(logits[-1].argmax()))
+                logits = model(torch.tensor([ids]), taps=Taps(edit=edits)).logits[0]
+        assert edited.generate(ids[:-6], max_tokens=6, temperature=0).tokens == ids[-6:]
+        assert not {*banned} & {*ids[-6:]}
+        scores = edited.score("Alice was")
+        before = [model.tokenizer.end_of_text, *model.tokenizer.encode("Alice was")]
+        expected = model(torch.tensor([before[:-1]]), taps=Taps(edit=edits)).logits[0].float().log_softmax(-1)
+        assert torch.allclose(scores, expected.gather(1, torch.tensor(before[1:])[:, None])[:, 0], atol=1e-4)
+        assert not torch.allclose(scores, model.score("Alice was"), atol=1e-2)
+
+    def test_an_edited_model_is_evaluated(self, model):
+        held_out = Corpus.of(["Alice was beginning to get very tired of sitting by her sister."])
+        plain, same = pellucid.evaluate(model, held_out), pellucid.evaluate(model.edit({}), held_out)
+        worse = pellucid.evaluate(model.edit({"logits": 0}), held_out)
+        assert same.loss == plain.loss
+        assert worse.loss == pytest.approx(math.log(model.config.vocab_size))
+
+    def test_a_compiled_step_is_left_out_since_it_knows_no_taps(self, run):
+        model = pellucid.load(run.path, precision="fp32")
+        model.network.held = replace(model.network.held, step=Step(run=lambda *_: pytest.fail("it was used"), sizes=(2,)))
+        assert model.edit({"blocks.0.mlp.out": 0}).generate("Alice", max_tokens=2).tokens
+        assert "they know no taps" in message(ConfigError, model.edit({"hidden": 0}).compile)
+        with model.record("hidden") as seen:
+            model.generate("Alice", max_tokens=2)
+            assert "they know no taps" in message(ConfigError, model.compile)
+        assert seen["hidden"].shape[-1] == model.config.d_model
+
+    def test_what_passes_is_recorded(self, model):
+        with model.record("blocks.*.attn.pattern", "hidden") as seen:
+            out = model(torch.tensor([model.tokenizer.encode("Alice was")]))
+        assert torch.equal(seen["hidden"], out.hidden)
+        assert [*seen] == ["blocks.0.attn.pattern", "hidden"]
+
+    def test_edits_are_neither_saved_nor_trained_on(self, model, tmp_path):
+        edited = model.edit({"hidden": 0})
+        assert "cannot be saved, since its edits are no weights" in message(ModelError, edited.save, tmp_path / "edited")
+        found = message(ModelError, pellucid.finetune, edited, tmp_path / "x.csv", out=tmp_path / "run", task="classify")
+        assert "cannot be fine-tuned" in found
+        assert not any(tmp_path.iterdir())
+        with model.record("hidden"):
+            model.save(tmp_path / "recorded")
+
+    def test_what_is_edited_while_another_model_is_recorded_is_not(self, model):
+        with model.record("hidden") as seen:
+            edited = model.edit({"blocks.0.mlp.out": 0})
+            edited.score("Alice was")
+        assert not len(seen)
+        assert "no site to record was given" in message(ConfigError, model.record().__enter__)
 
 
 class TestGenerate:

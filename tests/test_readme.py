@@ -74,7 +74,7 @@ def serve(words):
 
 def test_the_readme_has_commands_and_python():
     assert len(COMMANDS) >= 5
-    assert len(SNIPPETS) == 3
+    assert len(SNIPPETS) == 4
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("make ")])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack, cast
 
@@ -36,7 +36,7 @@ from pellucid.loading import Dtype, end_ids, open_model, special_ids
 from pellucid.network.config import ModelConfig
 from pellucid.network.masks import Mask
 from pellucid.network.network import Network, Output
-from pellucid.network.taps import Site, Taps
+from pellucid.network.taps import Edit, Site, Taps
 from pellucid.text.chat import ChatTemplate, Message, encode_chat
 from pellucid.text.corpus import Corpus
 from pellucid.text.encoded import Long
@@ -114,6 +114,28 @@ class Model:
     def sites(self) -> list[Site]:
         """Every place where taps can read or edit: name, shape, meaning."""
         return self.network.sites()
+
+    @contextmanager
+    def record(self, *sites: str) -> Iterator[Taps]:
+        """What passes at some sites, named or by pattern (`blocks.*.attn.pattern`), in the calls that are made meanwhile.
+
+        `with model.record("hidden") as seen: model.score("a text")`; then `seen["hidden"]` is what passed in the last forward
+        pass. Of a text that is being written that is a row for its last token, beside rows of filling (see `edit`).
+        """
+        if not sites:
+            raise ConfigError("no site to record was given; name some, such as 'hidden' or 'blocks.*.attn.pattern'")
+        taps = Taps(sites)
+        with self.network.recording(taps):
+            yield taps
+
+    def edit(self, edits: Mapping[str, Edit | Tensor | float]) -> Model:
+        """This model with what passes at some sites changed: by a function of it, or into a number or tensor.
+
+        It shares the weights and can do what the model can, but for being compiled, saved or fine-tuned. A function should
+        treat each position by itself: while a text is written it sees some tokens at a time, new ones of several texts or the
+        next ones of a prompt, filled up to a number that is fast.
+        """
+        return replace(self, network=self.network.edited(Taps(edit=edits)))
 
     def generate(
         self,
@@ -198,8 +220,9 @@ class Model:
         if not ids:
             raise ConfigError("the text to score is empty; give at least one character")
         before = opening(self.tokenizer)
-        hidden = self(torch.tensor([[*before, *ids[:-1]]], device=self.network.device)).hidden[0, len(before) - 1 :]
-        logprobs = self.network.scores(hidden).float().log_softmax(dim=-1)
+        out = self(torch.tensor([[*before, *ids[:-1]]], device=self.network.device))
+        assert out.logits is not None, "what generates has a head"
+        logprobs = out.logits[0, len(before) - 1 :].float().log_softmax(dim=-1)
         found: Tensor = logprobs.gather(1, torch.tensor(ids, device=logprobs.device)[:, None])[:, 0]
         return found
 
@@ -405,6 +428,8 @@ def _finetuning(
 def _path_of(model: Model | str | Path) -> str | Path:
     if not isinstance(model, Model):
         return model
+    if model.network.is_edited:
+        raise ModelError("an edited model cannot be fine-tuned, since its edits are no weights; give the model that was edited")
     if model.path is None:
         raise ModelError("this model lies in no folder; save it first, with model.save(folder)")
     return model.path

@@ -39,8 +39,8 @@ def peaked(config, seed, end):
     """A network whose scores lie far apart, and whose texts end now and then."""
     network = tiny.randomised(config, seed=seed)
     with torch.no_grad():
-        network.scores.weight.mul_(2.0)
-        network.scores.weight[end].mul_(1.5)
+        network.scorer.weight.mul_(2.0)
+        network.scorer.weight[end].mul_(1.5)
     return network
 
 

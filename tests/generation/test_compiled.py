@@ -133,18 +133,16 @@ def test_steps_are_kept_and_made_again_where_they_are_damaged(cache, monkeypatch
 def others_ran(step, network):
     """Whether other threads of Python run during steps: they take over only where one lets go of Python's lock by itself."""
     inputs, beats, usual = (*rows_at(network, 64, 64), *drawn(network)), [], sys.getswitchinterval()
-    ended = threading.Event()
 
     def write():
         for _ in range(200):
             step.run(*inputs)
-        ended.set()
 
     sys.setswitchinterval(60)
     try:
         thread = threading.Thread(target=write)
         thread.start()
-        while not ended.is_set():
+        while thread.is_alive():
             beats.append(time.monotonic())
             time.sleep(0)
         thread.join()

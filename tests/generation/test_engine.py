@@ -54,7 +54,7 @@ def networks(tokenizer):
             FAMILIES[family].new(vocab_size=tokenizer.vocab_size, context_length=CONTEXT, **SHAPES[family])
         )
         with torch.no_grad():
-            network.scores.weight.mul_(0.3)  # so that drawing matters
+            network.scorer.weight.mul_(0.3)  # so that drawing matters
         if isinstance(dtype, str):
             precision, *compiled = dtype.split()
             hold(network, Holding(precision=precision))

@@ -219,8 +219,8 @@ class TestNetworks:
         assert made.held.sizes[-1] == 16
         hidden = drawn(16, 1, 64, seed=3).to(made.dtype)
         with torch.inference_mode():
-            whole = made.scores(hidden)
-            assert all(torch.equal(made.scores(hidden[:rows]), whole[:rows]) for rows in made.held.sizes)
+            whole = made.scorer(hidden)
+            assert all(torch.equal(made.scorer(hidden[:rows]), whole[:rows]) for rows in made.held.sizes)
 
     def test_an_adapter_is_merged_first(self):
         made = attach(network("llama"), LoRA(rank=4), seed=0)

@@ -19,7 +19,7 @@ def model():
     tokenizer = Tokenizer.train_bpe(tiny.DOCUMENTS, 400)
     network = tiny.randomised(tiny.config(tokenizer.vocab_size + 3, context_length=CONTEXT))
     with torch.no_grad():
-        network.scores.weight.mul_(0.3)  # so that drawing matters
+        network.scorer.weight.mul_(0.3)  # so that drawing matters
     return Model(network, tokenizer)
 
 

@@ -101,6 +101,8 @@ def why_not(network: Network) -> str | None:
     """Why steps of this network are not compiled; None if they are."""
     if not isinstance(network, Transformer) or not network.config.causal:
         return f"steps of a {network.config.family} model are not compiled: only those of plain decoders are"
+    if network.standing:
+        return "steps of a model that is edited or recorded are not compiled: they know no taps"
     if network.device.type != "cpu":
         return f"steps are compiled for the CPU, and the model is on {network.device}"
     return None
@@ -156,8 +158,8 @@ def load(folder: Path) -> Graph | None:
     """A step that was written, with the date of this use; None if it is not there, or damaged."""
     if not (folder / STEP).exists():
         return None
-    os.utime(folder)
     try:
+        os.utime(folder)
         return Graph(folder / STEP)
     except (OSError, BadZipFile, RuntimeError):
         return None

@@ -135,7 +135,7 @@ class Attending:
 
     def __init__(self, network: Transformer | EncoderDecoder, slots: int, length: int, sources: int) -> None:
         self.network = network
-        self.step = None if network.held is None else network.held.step
+        self.step = None if network.held is None or network.standing else network.held.step  # which knows no taps
         self.sizes, self.near = (sizes_of(network), 0) if self.step is None else (self.step.sizes, NEAR)
         self.reader = network if isinstance(network, EncoderDecoder) else None
         self.decoder = network.decoder if isinstance(network, EncoderDecoder) else network

@@ -96,7 +96,7 @@ class Attention(nn.Module):
         """Attend through the fused kernel, unless the pattern itself is edited, and lead out."""
         edit = None
         if taps is not None:
-            edit = taps.edit.get(f"{self.site}.pattern")
+            edit = taps.edit_at(f"{self.site}.pattern")
             taps.keep(f"{self.site}.pattern", lambda: patterns(q, seen, edit, self.scale))
         if len(seen) == 1 and seen[0].k.shape[0] == q.shape[0]:
             mixed = attend(q, *seen[0][1:], edit, self.scale)
@@ -210,11 +210,14 @@ def pattern(
     edit: Edit | None = None,
     scale: float | None = None,
 ) -> Float[Tensor, "batch heads seq keys"]:
-    """The attention weights themselves, softmax(q k^T scale) in fp32; each row sums to 1."""
+    """The attention weights themselves, softmax(q k^T scale) in fp32; each row sums to 1.
+
+    An edit cannot let a query look where the mask forbids it: what lies there may be another text's.
+    """
     k = spread(k, q.shape[1])
     scores = (q.float() @ k.float().transpose(-1, -2)) * (q.shape[-1] ** -0.5 if scale is None else scale)
     weights = (scores + mask.added(k.shape[2], scores.dtype)).softmax(dim=-1)
-    return weights if edit is None else edit(weights)
+    return weights if edit is None else edit(weights).masked_fill(~mask.dense(k.shape[2]), 0)
 
 
 def patterns(

@@ -37,6 +37,7 @@ class BagOfWords(Network):
         A classifier's positions see all that is present, so that each holds the whole text.
         """
         self.check(taps)
+        taps = self.tapped(taps)
         if mask is None:
             mask = Mask.for_causal(ids.shape[1], ids.device)
         if self.config.head == "classify":

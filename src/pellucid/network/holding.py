@@ -40,6 +40,8 @@ def hold(network: Network, how: Holding) -> Network:
     if few and (isinstance(network, Recurrent) or device != "cpu"):
         what = "an LSTM" if isinstance(network, Recurrent) else f"a network on {device}"
         raise ConfigError(f"{what} cannot be held in {precision}; use bf16, f16 or fp32")
+    if few and not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        raise ConfigError(f"this torch has no oneDNN, which multiplies in {precision}; use bf16, f16 or fp32")
     dtype = TYPES[{"int8": "fp32", "int4": usual}.get(precision, precision)]
     merge(network).eval().requires_grad_(False)
     products: list[tuple[Linear, Product]] = []
@@ -88,10 +90,10 @@ def steady(network: Network) -> tuple[int, ...]:
         return (ROWS,)
     ids = torch.arange(ROWS, device=network.device)[:, None] % network.config.vocab_size
     whole = decoder.encode(ids)
-    scores = network.scores(whole)
+    scores = network.scorer(whole)
 
     def same(rows: int) -> bool:
         part = decoder.encode(ids[:rows])
-        return torch.equal(part, whole[:rows]) and torch.equal(network.scores(part), scores[:rows])
+        return torch.equal(part, whole[:rows]) and torch.equal(network.scorer(part), scores[:rows])
 
     return (*(rows for rows in (1, 2, 4, 8) if same(rows)), ROWS)

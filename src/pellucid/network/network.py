@@ -1,7 +1,9 @@
 """What all networks have in common: token ids in, hidden states and scores out."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +53,7 @@ class Network(nn.Module, ABC):
     compute_dtype: torch.dtype | None = None  # of activations and matrix products; None: that of the weights
     compiled: bool = False  # whether the blocks are torch.compile's
     held: Held | None = None  # None: in weights that can learn and be saved
+    standing: tuple[Taps, ...] = ()  # of every pass, before those that it is given
     recompute: bool = False  # activation checkpointing: hold each block's input only, compute the rest again when needed
     config: ModelConfig
     embedding: Embedding
@@ -67,7 +70,7 @@ class Network(nn.Module, ABC):
 
     def answer(self, hidden: Float[Tensor, "batch seq d_model"], mask: Mask | None = None, taps: Taps | None = None) -> Output:
         """The scores of the last hidden states; of whole texts, if the head classifies."""
-        config, pooled, read = self.config, None, hidden
+        config, pooled, read, taps = self.config, None, hidden, self.tapped(taps)
         pooler = self.pooler if config.pooler else None
         if config.head == "classify":
             pooled = pool(hidden, None if mask is None else mask.present, config.pooling)
@@ -94,8 +97,13 @@ class Network(nn.Module, ABC):
         }[config.head]
         return ([Site("logits", shape, f"scores of {scored}")] if scored else []) + (pooled if config.pooler else [])
 
+    def scores(self, hidden: Float[Tensor, "places d_model"]) -> Float[Tensor, "places scores"]:
+        """What the head makes of last hidden states; standing taps see each place as a text of one token."""
+        logits: Tensor = self.scorer(hidden)
+        return tap(self.tapped(None), "logits", logits[:, None])[:, 0] if self.standing else logits
+
     @property
-    def scores(self) -> Head:
+    def scorer(self) -> Head:
         """The head of a network that must have one."""
         if self.head is None:
             raise ModelError(f"this {self.config.family} model has no language-model head, so it gives vectors but no scores")
@@ -133,6 +141,44 @@ class Network(nn.Module, ABC):
         """Refuse taps on sites that there are not."""
         if taps is not None:
             taps.check(site.name for site in self.sites())
+
+    def tapped(self, taps: Taps | None) -> Taps | None:
+        """The taps of a pass: the standing ones, then those that it is given."""
+        found = None
+        for one in (*self.standing, *([] if taps is None else [taps])):
+            found = one if found is None else one.after(found)
+        return found
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether something changes what passes, so that the weights alone are not the network."""
+        return any(taps.edit for taps in self.standing)
+
+    def edited(self, taps: Taps) -> "Network":
+        """This network with edits in every pass; it shares the weights."""
+        self.check(taps)
+        return self.view((*(one for one in self.standing if one.edit), taps))
+
+    def view(self, standing: tuple[Taps, ...]) -> "Network":
+        view = copy(self)
+        view.standing = standing
+        view._modules = {
+            name: part.view(standing) if isinstance(part, Network) else part for name, part in self._modules.items()
+        }
+        return view
+
+    @contextmanager
+    def recording(self, taps: Taps) -> Iterator[None]:
+        """Let taps stand in every pass, for as long."""
+        self.check(taps)
+        parts = [part for part in self.modules() if isinstance(part, Network)]
+        for part in parts:
+            part.standing = (*part.standing, taps)
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.standing = tuple(one for one in part.standing if one is not taps)
 
     @property
     def dtype(self) -> torch.dtype:

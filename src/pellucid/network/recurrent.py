@@ -20,6 +20,7 @@ GATES = {  # in the order in which torch stacks them
     "candidate": "what may enter the cell",
     "output_gate": "how much of the cell is shown",
 }
+ONE = "; edited one position at a time, [batch 1 d_model]"
 
 
 @dataclass
@@ -57,7 +58,7 @@ class LSTM(nn.Module):
         nothing = x.new_zeros(x.shape[0], x.shape[2])
         before = LayerState(nothing, nothing) if state is None else state
         hidden, cell = before.hidden.to(x.dtype), before.cell.to(x.dtype)
-        if taps is not None and any(f"{self.site}.{name}" in taps.edit for name in (*GATES, "cell")):
+        if taps is not None and any(taps.edit_at(f"{self.site}.{name}") for name in (*GATES, "cell")):
             out, last = self.step_by_step(x, LayerState(hidden, cell), weights, taps)
         else:
             out, *ends = torch.lstm(x, (hidden[None], cell[None]), weights, True, 1, 0.0, self.training, False, True)
@@ -112,7 +113,7 @@ class LSTM(nn.Module):
 
 def edited(taps: Taps, site: str, value: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
     """Apply an edit, which is written for [batch seq d_model], to one position."""
-    edit = taps.edit.get(site)
+    edit = taps.edit_at(site)
     return value if edit is None else edit(value[:, None])[:, 0]
 
 
@@ -147,6 +148,7 @@ class Recurrent(Network):
         if mask is not None and not (mask.causal and mask.allowed is None):
             raise ConfigError("an LSTM reads every token before the next one: it can take no mask; leave the mask out")
         self.check(taps)
+        taps = self.tapped(taps)
         x = tap(taps, "embedding", dropped(self.embedding(ids), self.config.dropout, self.training).to(self.dtype))
         for i, block in enumerate(self.blocks):
             x = dropped(block(x, None if cache is None else cache[i], taps), self.config.dropout, self.training)
@@ -162,8 +164,8 @@ class Recurrent(Network):
         stream = "batch seq d_model"
         found = [Site("embedding", stream, "token embeddings: what the first layer reads")]
         for i in range(self.config.layers):
-            found += [Site(f"blocks.{i}.{name}", stream, meaning) for name, meaning in GATES.items()]
-            found.append(Site(f"blocks.{i}.cell", stream, "the layer's memory after each token"))
+            found += [Site(f"blocks.{i}.{name}", stream, f"{meaning}{ONE}") for name, meaning in GATES.items()]
+            found.append(Site(f"blocks.{i}.cell", stream, f"the layer's memory after each token{ONE}"))
             found.append(Site(f"blocks.{i}.after", stream, "what the layer shows of its memory: its hidden state"))
         found.append(Site("hidden", stream, "the last layer's hidden state: what the head reads"))
         return found + self.answer_sites()

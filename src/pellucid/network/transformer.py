@@ -106,6 +106,7 @@ class Transformer(Network):
     ) -> Float[Tensor, "batch seq d_model"]:
         if not self.site:
             self.check(taps)
+        taps = self.tapped(taps)
         if mask is None:
             mask = (Mask.for_causal if self.config.causal else Mask.for_everything)(ids.shape[1], ids.device)
         x = tap(taps, f"{self.site}embedding", self.embed(ids, mask, types))

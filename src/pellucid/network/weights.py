@@ -29,6 +29,8 @@ def save_network(
     """Write `config.json`, with the `ids` of special tokens, and `model.safetensors` (fp32 stays fp32) into a folder."""
     if network.held is not None:
         raise ModelError(f"a model loaded with precision {network.held.precision!r} cannot be saved; load it without one")
+    if network.is_edited:
+        raise ModelError("an edited model cannot be saved, since its edits are no weights; save the model that was edited")
     config = network.config
     known = family(config.family, folder)
     special = {"bos_token_id": None, "eos_token_id": end_of_text, "pad_token_id": None} | dict(ids or {})

@@ -98,7 +98,7 @@ class FinetuneJob:
         network = self.lesson.fit(network)
         self.choose_weights(network)
         if self.lesson.unit != 1.0:
-            for weight in network.scores.parameters():  # so that the largest gradient does not depend on the labels' unit
+            for weight in network.scorer.parameters():  # so that the largest gradient does not depend on the labels' unit
                 weight.register_hook(lambda gradient: gradient * self.lesson.unit)  # type: ignore[no-untyped-call]
         network = network.to(self.compute.device).train()
         network.compute_in(self.compute.dtype, recompute=training.recompute)

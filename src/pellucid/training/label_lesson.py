@@ -77,7 +77,7 @@ def label_lesson(recipe: FinetuneRecipe, start: Start, sources: Sources | None) 
         before = network.head
         network = with_labels(network, head=head, labels=labels, problem=problem, pooling=pooling, seed=training.seed)  # type: ignore[arg-type]
         if kind == "regress":
-            standardise(network.scores, before, numbers)
+            standardise(network.scorer, before, numbers)
         return network
 
     size = min(training.batch_size, len(examples["train"]))

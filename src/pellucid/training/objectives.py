@@ -48,7 +48,7 @@ class TokenPrediction:
         if (targets != IGNORED).mean() < MOST:
             chosen = np.flatnonzero(targets != IGNORED)
             hidden, targets = hidden[torch.from_numpy(chosen).to(network.device)], targets[chosen]
-        head = network.scores
+        head = network.scorer
         return cross_entropy(head.prepare(hidden), head.weight, torch.from_numpy(targets).to(network.device), head.bias)
 
     def count(self, batch: Batch) -> float:

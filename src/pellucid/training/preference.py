@@ -45,7 +45,7 @@ def logprobs(network: Network, batch: Batch) -> Float[Tensor, " batch"]:
     hidden = network.encode(torch.from_numpy(batch.ids).to(network.device), mask_of(network, batch))
     targets = torch.from_numpy(batch.targets).to(network.device)
     rows, places = (targets != IGNORED).nonzero(as_tuple=True)
-    losses = token_losses(hidden[rows, places], network.scores, targets[rows, places])
+    losses = token_losses(hidden[rows, places], network.scorer, targets[rows, places])
     return torch.zeros(len(targets), device=network.device).index_add(0, rows, -losses)
 
 
