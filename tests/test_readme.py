@@ -12,7 +12,13 @@ import pytest
 import tiny
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def blocks(page):
+    return re.findall(r"```(\w*)\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+BLOCKS = blocks("README.md")
 COMMANDS = [
     line.split("#")[0].strip()
     for language, block in BLOCKS
@@ -102,3 +108,14 @@ def test_python_does_what_it_says(here, monkeypatch, capsys):
     for snippet in SNIPPETS:
         exec(compile(snippet, "README.md", "exec"), {})
     assert "blocks.0.attn.pattern" in capsys.readouterr().out
+
+
+def test_every_recipe_for_looking_inside_runs(here, capsys):
+    recipes = [block for language, block in blocks("docs/looking-inside.md") if language == "python"]
+    assert len(recipes) == 5
+    if not (here / "runs/mine").exists():  # where the commands of the README did not run before
+        tiny.pretrain(here / "runs/mine", steps=3, model={"layers": 2, "context_length": 128})
+    together = {}
+    for recipe in recipes:
+        exec(compile(recipe, "docs/looking-inside.md", "exec"), together)
+        assert capsys.readouterr().out.strip()

@@ -117,7 +117,8 @@ def as_edit(site: str, given: Edit | Tensor | float) -> Edit:
         if not isinstance(new, Tensor):
             raise ConfigError(f"the edit of {site!r} returned {type(new).__name__}, not a tensor; return the new value")
         if new.shape != value.shape:
-            raise ConfigError(f"the edit of {site!r} has the shape {[*new.shape]}, and what passes there {[*value.shape]}")
+            shapes = f"{[*new.shape]}, and what passes there {[*value.shape]}"
+            raise ConfigError(f"the edit of {site!r} has the shape {shapes}; give one of that shape")
         return new.contiguous()  # as what passed was: some kernels take nothing else
 
     return edit
