@@ -58,7 +58,8 @@ def test_the_table_is_what_the_runs_say(tmp_path):
     base = pellucid.pretrain(
         Corpus.of([text for text, _ in rows]), out=tmp_path / "base", steps=3, **tiny.sections(model={"context_length": 32})
     )
-    settings = {SCRATCH: {"method": {"fresh": True}}, TUNED: {}, HEAD: {"method": {"name": "head"}}}
+    short = {"training": {"epochs": 1.0}}
+    settings = {SCRATCH: {"method": {"fresh": True}, **short}, TUNED: short, HEAD: {"method": {"name": "head"}, **short}}
     table = compare(Path(base.path), train, test, tmp_path / "labels", settings=settings, seeds=2, progress=Silent())
     assert list(table.found) == [SCRATCH, TUNED, HEAD, "TF-IDF + logistic regression", "majority class"]
     assert all(list(row) == [100] and len(row[100]) == 2 for row in table.found.values())
