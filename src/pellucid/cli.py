@@ -42,7 +42,7 @@ from pellucid.training.recipe import LENGTHS, Recipe
 from pellucid.training.settings import explain
 
 if TYPE_CHECKING:
-    from pellucid.api import Model
+    from pellucid.model import Model
 
 app = App(
     name="pellucid",

@@ -14,7 +14,7 @@ from pellucid.core.precision import Holding
 from pellucid.core.progress import Lines
 
 if TYPE_CHECKING:
-    from pellucid.api import Model
+    from pellucid.model import Model
 
 STDIN = "<standard input>"  # stands for "-" while the words are parsed: the parser takes a lone dash for an option
 

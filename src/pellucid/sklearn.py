@@ -20,7 +20,7 @@ from pellucid.core.errors import ConfigError, CorpusError, ModelError
 from pellucid.core.files import own_file, read_json, write_json
 
 if TYPE_CHECKING:
-    from pellucid.api import Model
+    from pellucid.model import Model
 
 SETTINGS = "text_classifier.json"  # beside the model: the classes in their own type, and the parameters
 

@@ -11,7 +11,7 @@ from pellucid.serving.settings import ServeSettings
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from pellucid.api import Model
+    from pellucid.model import Model
 
 __all__ = ["ServeSettings", "check_extra", "create_app"]
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pellucid.api import Model
+from pellucid.model import Model
 from pellucid.serving import chat, completions, embeddings, labels, responses, status, tokens
 from pellucid.serving.endpoints import Endpoint, told
 from pellucid.serving.errors import ApiError

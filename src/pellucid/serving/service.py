@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 import torch
 
 import pellucid
-from pellucid.api import Model
 from pellucid.evaluation.embed import Pooling
 from pellucid.generation.engine import Engine
 from pellucid.generation.generate import check_ids, encode, requested
 from pellucid.generation.settings import Sampling
 from pellucid.generation.text import Text
+from pellucid.model import Model
 from pellucid.network.build import outline
 from pellucid.serving.errors import ApiError, refusal
 from pellucid.serving.fields import Drawing, Prompt
