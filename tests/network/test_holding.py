@@ -4,6 +4,7 @@ import copy
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -20,7 +21,7 @@ from pellucid.network.adapters import LoRA, attach
 from pellucid.network.families import FAMILIES
 from pellucid.network.holding import hold, steady
 from pellucid.network.layers import Linear
-from pellucid.network.products import Int4, Int8, in_digits, packed, rounded_to_bytes
+from pellucid.network.products import Dense, Int4, Int8, in_digits, packed, rounded_to_bytes
 from pellucid.network.weights import save_network
 
 SIZES = {
@@ -60,6 +61,16 @@ def coarse(weight, bits):
     low = parts.amin(-1, keepdim=True)
     scale = (parts.amax(-1, keepdim=True) - low) / 15
     return (((parts - low) / scale).round() * scale + low).view_as(weight)
+
+
+def test_without_onednn_products_are_plain_and_few_bits_refused(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())  # such a torch has no operators of it
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        assert isinstance(packed(drawn(8, 8).to(dtype), None), Dense)
+    for precision in ("int8", "int4"):
+        with pytest.raises(ConfigError, match=f"this torch has no oneDNN, which multiplies in {precision}; use bf16"):
+            hold(network("llama"), Holding(precision=precision))
 
 
 EXTREMES = """

@@ -160,6 +160,7 @@ class Network(nn.Module, ABC):
         return self.view((*(one for one in self.standing if one.edit), taps))
 
     def view(self, standing: tuple[Taps, ...]) -> "Network":
+        """The same modules, with taps of their own: in an encoder-decoder each half has them too."""
         view = copy(self)
         view.standing = standing
         view._modules = {
