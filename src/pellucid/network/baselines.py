@@ -43,7 +43,7 @@ class BagOfWords(Network):
         if self.config.head == "classify":
             everything = Mask.for_everything(ids.shape[1], ids.device)
             mask = everything if mask.present is None else Mask.for_bidirectional(mask.present)
-        words = tap(taps, "embedding", self.embedding(ids).to(self.dtype))
+        words = tap(taps, "embedding", self.look_up(ids, taps).to(self.dtype))
         if mask.causal and mask.allowed is None:
             x = words.cumsum(dim=1) / (mask.positions[..., None] + 1)
         else:
@@ -60,7 +60,8 @@ class BagOfWords(Network):
         stream = "batch seq d_model"
         layers = [Site(f"blocks.{i}.after", stream, "a hidden layer's activations") for i in range(self.config.layers - 1)]
         return [
-            Site("embedding", stream, "token embeddings"),
+            *self.token_sites(),
+            Site("embedding", stream, "the same, in the type that the network computes in"),
             Site("mean", stream, "the mean over all tokens that the position sees"),
             *layers,
             Site("hidden", stream, "what the head reads"),

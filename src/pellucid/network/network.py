@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pellucid.core.errors import ModelError
@@ -68,6 +68,12 @@ class Network(nn.Module, ABC):
     def sites(self) -> list[Site]:
         """Every place where taps can read or edit, in the order of the forward pass."""
 
+    def look_up(
+        self, ids: Int[Tensor, "batch seq"], taps: Taps | None, site: str = "tokens"
+    ) -> Float[Tensor, "batch seq d_model"]:
+        """The vectors of tokens."""
+        return tap(taps, site, self.embedding(ids))
+
     def answer(self, hidden: Float[Tensor, "batch seq d_model"], mask: Mask | None = None, taps: Taps | None = None) -> Output:
         """The scores of the last hidden states; of whole texts, if the head classifies."""
         config, pooled, read, taps = self.config, None, hidden, self.tapped(taps)
@@ -81,6 +87,10 @@ class Network(nn.Module, ABC):
         if pooler is not None and pooled is None:
             pooled = tap(taps, "pooled", pooler(hidden[:, 0]))
         return Output(logits=logits, hidden=hidden, pooled=pooled)
+
+    def token_sites(self, prefix: str = "") -> list[Site]:
+        """Where `look_up` can be read."""
+        return [Site(f"{prefix}tokens", "batch seq d_model", "vectors of the tokens, nothing added yet")]
 
     def answer_sites(self) -> list[Site]:
         """Where `answer` can be read."""

@@ -149,7 +149,7 @@ class Recurrent(Network):
             raise ConfigError("an LSTM reads every token before the next one: it can take no mask; leave the mask out")
         self.check(taps)
         taps = self.tapped(taps)
-        x = tap(taps, "embedding", dropped(self.embedding(ids), self.config.dropout, self.training).to(self.dtype))
+        x = tap(taps, "embedding", dropped(self.look_up(ids, taps), self.config.dropout, self.training).to(self.dtype))
         for i, block in enumerate(self.blocks):
             x = dropped(block(x, None if cache is None else cache[i], taps), self.config.dropout, self.training)
         return tap(taps, "hidden", x)
@@ -162,7 +162,7 @@ class Recurrent(Network):
     def sites(self) -> list[Site]:
         """Every place where taps can read or edit, in the order of the forward pass."""
         stream = "batch seq d_model"
-        found = [Site("embedding", stream, "token embeddings: what the first layer reads")]
+        found = [*self.token_sites(), Site("embedding", stream, "what the first layer reads")]
         for i in range(self.config.layers):
             found += [Site(f"blocks.{i}.{name}", stream, f"{meaning}{ONE}") for name, meaning in GATES.items()]
             found.append(Site(f"blocks.{i}.cell", stream, f"the layer's memory after each token{ONE}"))

@@ -56,6 +56,12 @@ class Taps:
     def __len__(self) -> int:
         return len(self._values)
 
+    def take(self, site: str) -> Tensor:
+        """What passed there, and forget it: for patterns of long texts, which together would not fit into memory."""
+        value = self[site]
+        del self._values[site]
+        return value
+
     def check(self, sites: Iterable[str]) -> None:
         """Refuse patterns and edits that no site of the network answers to."""
         names = list(sites)

@@ -109,7 +109,7 @@ class Transformer(Network):
         taps = self.tapped(taps)
         if mask is None:
             mask = (Mask.for_causal if self.config.causal else Mask.for_everything)(ids.shape[1], ids.device)
-        x = tap(taps, f"{self.site}embedding", self.embed(ids, mask, types))
+        x = tap(taps, f"{self.site}embedding", self.embed(ids, mask, types, taps))
         rotation = None if self.rotary is None else self.rotary(mask.positions, x.dtype)
         if self.relative is not None:
             mask = mask.with_bias(self.relative(mask, mask.keys))
@@ -122,10 +122,10 @@ class Transformer(Network):
         return tap(taps, f"{self.site}hidden", x)
 
     def embed(
-        self, ids: Int[Tensor, "batch seq"], mask: Mask, types: Int[Tensor, "batch seq"] | None
+        self, ids: Int[Tensor, "batch seq"], mask: Mask, types: Int[Tensor, "batch seq"] | None, taps: Taps | None = None
     ) -> Float[Tensor, "batch seq d_model"]:
         """The stream before the first block: tokens, and what the family adds to them."""
-        x = self.embedding(ids)
+        x = self.look_up(ids, taps, f"{self.site}tokens")
         if self.config.positions == "learned":
             x = x + self.positions(mask.positions + self.config.position_offset)
         if self.config.token_types:
@@ -137,7 +137,7 @@ class Transformer(Network):
     def sites(self) -> list[Site]:
         """Every place where taps can read or edit, in the order of the forward pass."""
         stream, kv, at = "batch seq d_model", "batch kv_heads seq d_head", self.site
-        found = [Site(f"{at}embedding", stream, "token embeddings: the stream before the first block")]
+        found = [*self.token_sites(at), Site(f"{at}embedding", stream, "the stream before the first block")]
         turned = ", rotated" if self.rotary is not None else ""
         scores = "q k^T / sqrt(d_head)" if self.config.scaled else "q k^T"
         weights = f"softmax({scores})" if self.relative is None else f"softmax({scores} + a bias for each distance)"

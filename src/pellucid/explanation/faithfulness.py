@@ -1,0 +1,118 @@
+"""How far an attribution can be trusted: does taking away what it names first take the difference away?
+
+Measured beside orders that know nothing. An attribution that is no better than those is a picture, not an explanation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import permutations
+from math import factorial
+
+import numpy as np
+import numpy.typing as npt
+
+from pellucid.core.progress import Task
+from pellucid.evaluation.intervals import Estimate
+from pellucid.explanation.removal import Floats, Kept, Removal, orders, prefixes
+from pellucid.explanation.shapley import FEW
+
+Order = npt.NDArray[np.int64]
+
+ORDERS = 20  # random ones, where not all can be tried
+SHARES = (0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95)  # of the units taken away or put back: symmetric, so that reversed orders share
+ERASER = SHARES[:4]  # those at which DeYoung et al. measure
+MEASURES = ("comprehensiveness", "sufficiency", "deletion", "insertion", "score")
+CERTAIN = 0.05
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """What an order of units, most important first, does to the difference f, in its unit (nats).
+
+    `comprehensiveness` is how much of f goes when the first 5, 10, 20 and 50 % of units are taken away, on average, and
+    `sufficiency` how much is missing when only those are there (DeYoung et al., 2020). `deletion` and `insertion` are the
+    areas under f while units are taken away, or put into an empty text, one after the other (Petsiuk et al., 2018);
+    `score` is insertion - deletion: the area between. More is better, but for sufficiency and deletion.
+    """
+
+    comprehensiveness: float
+    sufficiency: float
+    deletion: float
+    insertion: float
+    score: float
+    probability: float  # that a random order has so high a score
+    beats_chance: bool  # even if as many random orders had been tried as methods
+
+
+class Chance:
+    """What random orders of the same units do: the ground that every attribution stands on."""
+
+    def __init__(self, removal: Removal, *, seed: int = 0, task: Task | None = None) -> None:
+        self.removal, units = removal, removal.units
+        self.counts = steps(units)
+        self.exact = units <= FEW
+        drawn = np.array(list(permutations(range(units)))) if self.exact else orders(units, ORDERS, seed)
+        removal(np.concatenate([self.sets(order) for order in drawn]) if len(drawn) else np.empty((0, units), bool), task)
+        self.figures = np.array([self.measure(order) for order in drawn])
+        self.orders = factorial(units) if self.exact else len(drawn)
+
+    def sets(self, order: Order) -> Kept:
+        """What stays while the order's first units are taken away, and what is there while they are put back."""
+        made = prefixes(order)[self.counts]
+        return np.concatenate([~made, made])
+
+    def measure(self, order: Order) -> Floats:
+        """The figures of an order, [measures]."""
+        away, back = np.split(self.removal(self.sets(order)), 2)
+        along = self.counts / max(1, self.removal.units)
+        deletion, insertion = (float(np.trapezoid(curve, along)) for curve in (away, back))
+        early = np.searchsorted(self.counts, [count_at(share, self.removal.units) for share in ERASER])
+        whole = self.removal.whole
+        return np.array([whole - away[early].mean(), whole - back[early].mean(), deletion, insertion, insertion - deletion])
+
+    def judge(self, values: Floats, *, tried: int) -> Faithfulness:
+        """How faithful an attribution is, [units], one of so many that are tried."""
+        found = self.measure(np.argsort(-values, kind="stable"))
+        probability = self.probability(float(found[-1]))
+        named = dict(zip(MEASURES, found.tolist(), strict=True))
+        return Faithfulness(**named, probability=probability, beats_chance=probability * tried < CERTAIN)
+
+    def probability(self, score: float) -> float:
+        """How likely a random order is to have such a score: counted, or where few are drawn by Student's t."""
+        scores = self.figures[:, -1]
+        if self.exact:
+            return float((scores >= score - 1e-9 * max(1.0, abs(score))).mean())
+        from scipy.stats import t
+
+        spread = scores.std(ddof=1) * (1 + 1 / len(scores)) ** 0.5
+        return float(t.sf((score - scores.mean()) / max(spread, 1e-12), len(scores) - 1))
+
+    @cached_property
+    def intervals(self) -> dict[str, Estimate]:
+        """The mean of each measure over random orders, and where 95 % of them lie."""
+        found = {}
+        for name, figures in zip(MEASURES, self.figures.T, strict=True):
+            mean = float(figures.mean())
+            if self.exact:
+                low, high = np.percentile(figures, [2.5, 97.5])
+            else:
+                from scipy.stats import t
+
+                half = t.ppf(0.975, len(figures) - 1) * figures.std(ddof=1) * (1 + 1 / len(figures)) ** 0.5
+                low, high = mean - half, mean + half
+            found[name] = Estimate(mean, float(low), float(high))
+        return found
+
+
+def count_at(share: float, units: int) -> int:
+    """How many units a share of them is: at least one, and not all."""
+    return min(max(1, round(share * units)), max(1, units - 1))
+
+
+def steps(units: int) -> npt.NDArray[np.int64]:
+    """The numbers of units at which curves are read: all where there are few."""
+    some = range(units + 1) if units <= FEW else sorted({0, units, *(count_at(share, units) for share in SHARES)})
+    symmetric = {*some, *(units - count for count in some)}
+    return np.array(sorted(symmetric))
