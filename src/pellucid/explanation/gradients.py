@@ -73,7 +73,7 @@ class Integrated:
 def gradient_times_input(question: Question) -> Floats:
     """The gradient times the vector of each token, [tokens] (Shrikumar et al., 2016)."""
     vectors = vectors_of(question)
-    [found] = gradients_at(question, torch.zeros_like(vectors), vectors, np.ones(1))
+    found: Floats = gradients_at(question, torch.zeros_like(vectors), vectors, np.ones(1))[0]
     return found
 
 

@@ -14,6 +14,7 @@ from pellucid.core.progress import Silent, Task
 from pellucid.network.masks import Mask
 from pellucid.network.network import Network
 from pellucid.network.taps import Edit, Taps
+from pellucid.network.transformer import Since
 
 BATCH_TOKENS = 2048  # that are read at once, filling included: memory stays bounded whatever is asked
 
@@ -61,9 +62,11 @@ def differences(
     return found
 
 
-def difference(network: Network, rows: Sequence[Row], taps: Taps | None = None) -> Float[Tensor, " rows"]:
+def difference(
+    network: Network, rows: Sequence[Row], taps: Taps | None = None, since: Since | None = None
+) -> Float[Tensor, " rows"]:
     """The same of one batch, with taps; differentiable where the pass is."""
-    logits = scores(network, rows, taps)
+    logits = scores(network, rows, taps, since)
     where = torch.tensor([number for number, row in enumerate(rows) for _ in row.asked], device=logits.device)
     ids = torch.tensor([one.id for row in rows for one in row.asked], device=logits.device)
     weights = torch.tensor([one.weight for row in rows for one in row.asked], device=logits.device)
@@ -79,11 +82,13 @@ def logits_at(network: Network, row: Row) -> Float[Tensor, "asked scores"]:
         return scores(network, [row]).cpu()
 
 
-def scores(network: Network, rows: Sequence[Row], taps: Taps | None = None) -> Float[Tensor, "asked scores"]:
+def scores(
+    network: Network, rows: Sequence[Row], taps: Taps | None = None, since: Since | None = None
+) -> Float[Tensor, "asked scores"]:
     """The scores at each place that is asked about, row by row.
 
-    The head computes in fp32 whatever the blocks do, unless its matrix is held in something else: differences of logits have
-    few digits to lose.
+    A transformer's pass may begin `since` a block. The head computes in fp32 whatever the blocks do, unless its matrix is held
+    in something else: differences of logits have few digits to lose.
     """
     config, device = network.config, network.device
     ids, present = padded([row.ids for row in rows], device)
@@ -94,7 +99,7 @@ def scores(network: Network, rows: Sequence[Row], taps: Taps | None = None) -> F
         decoder_ids, there = padded([row.decoder_ids or () for row in rows], device)
         hidden = network.encode(ids, mask, taps, decoder_ids=decoder_ids, decoder_mask=Mask.for_padded(there, causal=True))
     else:
-        hidden = network.encode(ids, mask, taps)
+        hidden = network.encode(ids, mask, taps) if since is None else network.encode(ids, mask, taps, since=since)
     exact = hidden if network.held is not None else hidden.float()
     where = [number for number, row in enumerate(rows) for _ in row.asked]
     places = [one.place for row in rows for one in row.asked]

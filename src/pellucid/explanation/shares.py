@@ -144,7 +144,7 @@ class Walk:
 
     def through_norm(self, norm: Any, x: Float[Tensor, "*seq d_model"], v: Float[Tensor, "*seq d_model"]) -> Tensor:
         """Through a norm, held at the scale that it has for x."""
-        gain = v * norm.weight.float()
+        gain: Tensor = v * norm.weight.float()
         if isinstance(norm, RMSNorm):
             return gain * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + norm.eps)
         self.biases += float((v * norm.bias.float()).sum())

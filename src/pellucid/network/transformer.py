@@ -1,6 +1,7 @@
 """The transformer: an embedding, a stack of equal blocks, a norm and a head. Decoders and encoders alike."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -60,6 +61,13 @@ class Block(nn.Module):
         return x if self.norm_first else norm(x)
 
 
+class Since(NamedTuple):
+    """Where a pass begins when what comes before is known: a block, and the stream that it reads."""
+
+    block: int
+    stream: Float[Tensor, "batch seq d_model"]
+
+
 class Transformer(Network):
     """A decoder, an encoder, or one half of both. The names of an encoder-decoder's sites begin with `site`."""
 
@@ -103,17 +111,21 @@ class Transformer(Network):
         cache: Sequence[LayerCache] | None = None,
         types: Int[Tensor, "batch seq"] | None = None,
         memory: Memory | None = None,
+        since: Since | None = None,
     ) -> Float[Tensor, "batch seq d_model"]:
+        """The last stream, normed; `since` some block only, with the stream that it is given there."""
         if not self.site:
             self.check(taps)
         taps = self.tapped(taps)
         if mask is None:
             mask = (Mask.for_causal if self.config.causal else Mask.for_everything)(ids.shape[1], ids.device)
-        x = tap(taps, f"{self.site}embedding", self.embed(ids, mask, types, taps))
+        if since is None:
+            since = Since(0, tap(taps, f"{self.site}embedding", self.embed(ids, mask, types, taps)))
+        x = since.stream
         rotation = None if self.rotary is None else self.rotary(mask.positions, x.dtype)
         if self.relative is not None:
             mask = mask.with_bias(self.relative(mask, mask.keys))
-        for i, block in enumerate(self.blocks):
+        for i, block in list(enumerate(self.blocks))[since.block :]:
             inputs = (x, mask, rotation, None if cache is None else cache[i], taps, memory)
             recompute = self.recompute and torch.is_grad_enabled()
             x = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
