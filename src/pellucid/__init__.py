@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pellucid.api import Generation, Model, Run, TaskRun, convert, evaluate, finetune, load, pretrain
+    from pellucid.api import Explanation, Generation, Model, Run, TaskRun, convert, evaluate, explain, finetune, load, pretrain
     from pellucid.core.errors import PellucidError
 
 __all__ = [
+    "Explanation",
     "Generation",
     "Model",
     "PellucidError",
@@ -19,6 +20,7 @@ __all__ = [
     "__version__",
     "convert",
     "evaluate",
+    "explain",
     "finetune",
     "load",
     "pretrain",

@@ -1,8 +1,8 @@
-"""The verbs, and what they make: `load` gives a model, `pretrain` and `finetune` a run, `evaluate` figures."""
+"""The verbs, and what they make: `load` gives a model, `pretrain` and `finetune` a run, `evaluate` figures, `explain` reasons."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from pellucid.evaluation.labelled import evaluate_labels
 from pellucid.evaluation.likelihood import BATCH_TOKENS
 from pellucid.evaluation.perplexity import Perplexity, perplexity
 from pellucid.evaluation.predict import known_temperature
+from pellucid.explanation.explanation import Explanation, explain_answer
 from pellucid.finetuning import teach
 from pellucid.generation import generate as writing
 from pellucid.generation.settings import Sampling
@@ -30,6 +31,7 @@ from pellucid.generation.text import Generation
 from pellucid.loading import Dtype, end_ids, open_model, special_ids
 from pellucid.model import Model
 from pellucid.network.network import Network
+from pellucid.text.chat import ChatTemplate, Message, encode_chat
 from pellucid.text.corpus import Corpus
 from pellucid.text.tables import Table
 from pellucid.text.tokenizer import Tokenizer
@@ -40,7 +42,19 @@ from pellucid.training.recipe import LENGTHS, Recipe
 LABELLED_OPTIONS = ("train", "text_column", "label_column", "column_names", "multi_separator", "on_empty", "long")
 SHARED = ("encoding", "on_bad_bytes", "html_breaks", "batch_tokens", "progress")  # options of text and of labelled data alike
 
-__all__ = ["Generation", "Model", "Run", "TaskRun", "convert", "evaluate", "finetune", "load", "pretrain"]
+__all__ = [
+    "Explanation",
+    "Generation",
+    "Model",
+    "Run",
+    "TaskRun",
+    "convert",
+    "evaluate",
+    "explain",
+    "finetune",
+    "load",
+    "pretrain",
+]
 
 
 @dataclass(frozen=True)
@@ -253,6 +267,33 @@ def _evaluate_labels(
     name = str(held.path or "the model") if isinstance(model, Model) else str(model)
     options |= {"temperature": known_temperature(held.path), "name": name}
     return evaluate_labels(held.network, held.tokenizer, cast(Any, data), **options)
+
+
+def explain(
+    model: Model | str | Path,
+    text: str | Sequence[int] | Sequence[Message],
+    *,
+    target: str | None = None,
+    foil: str | None = None,
+    against: str | None = None,
+    **options: Any,
+) -> Explanation:
+    """Why a model answers a text with the target rather than the foil, and how far each answer to that can be trusted.
+
+    What is explained is a difference: of the log-probabilities of two continuations, or of the logits of two labels. Without a
+    target it is the likeliest answer, without a foil the likeliest other one. A text may be token ids, or a conversation whose
+    next turn is asked about. With `against`, another prompt of as many tokens, it is also found where the difference between
+    both arises. `options` are those of `explanation.explanation.explain_answer`: word (a tagger's, a mask's), by (words, tokens
+    or sentences), spans, methods, removal, samples, steps, seed. Raises a `PellucidError`.
+    """
+    held = model if isinstance(model, Model) else load(model)
+    asked = text
+    if not isinstance(text, str) and len(text) and isinstance(text[0], Mapping):
+        template = ChatTemplate.of(held.tokenizer)
+        asked = encode_chat(held.tokenizer, template, cast(Sequence[Message], text), add_generation_prompt=True)
+    name = str(held.path or "the model") if isinstance(model, Model) else str(model)
+    options |= {"target": target, "foil": foil, "against": against, "name": name}
+    return explain_answer(held.network, held.tokenizer, cast(Any, asked), **options)
 
 
 def sample(network: Network, tokenizer: Tokenizer, prompt: str) -> str:

@@ -18,6 +18,7 @@ import pellucid
 from pellucid.cli_adapter import adapter
 from pellucid.cli_bench import bench
 from pellucid.cli_evaluate import evaluate
+from pellucid.cli_explain import explain as explain_command
 from pellucid.cli_finetune import finetune
 from pellucid.cli_predict import predict
 from pellucid.cli_serve import serve
@@ -56,6 +57,7 @@ app.command(finetune)
 app.command(predict)
 app.command(tokenizer)
 app.command(evaluate)
+app.command(explain_command, name="explain")
 app.command(adapter)
 app.command(serve)
 app.command(bench)

@@ -23,7 +23,7 @@ TOKENS = 512  # of a batch with gradients, whose activations are all kept
 LONG = 512  # tokens of a text whose activations are computed again instead
 BOUND = 0.05  # of the difference: what may be left unaccounted for, added up over all parts of the way
 FIRST, NODES = 4, 2  # parts that the way is first cut into, and points in each
-MOST_POINTS, MOST_TOKENS = 400, 16_384  # where it ends in any case: points, and tokens in all of them
+MOST_POINTS, MOST_TOKENS = 200, 8_192  # where it ends in any case: points, and tokens in all of them
 
 
 def check_gradients(network: Network) -> None:

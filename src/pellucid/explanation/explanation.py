@@ -1,0 +1,189 @@
+"""Everything that is found about one answer, to be looked at, sent and compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pellucid.core.errors import ConfigError
+from pellucid.core.files import write_json, write_text
+from pellucid.core.progress import Progress
+from pellucid.explanation.attribution import Attribution, Attributions, Method, attribute
+from pellucid.explanation.faithfulness import Faithfulness
+from pellucid.explanation.lens import Lens, logit_lens
+from pellucid.explanation.patching import Patching, patch
+from pellucid.explanation.patterns import Patterns, patterns_of
+from pellucid.explanation.question import Question, ask
+from pellucid.explanation.removal import Removal, Way
+from pellucid.explanation.shares import Shares, direct_shares
+from pellucid.explanation.units import By
+from pellucid.network.network import Network
+from pellucid.text.tokenizer import Tokenizer
+from pellucid.text.word_spans import Span
+
+PICTURES = (".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a model says this rather than that: attributions with their faithfulness, shares, lens and, of two prompts, causes."""
+
+    name: str  # of the model
+    question: Question
+    attributions: Attributions
+    shares: Shares | None  # None, and so the lens: this network has no stream
+    lens: Lens | None
+    patching: Patching | None  # None: no other prompt was given
+
+    @property
+    def difference(self) -> float:
+        """The number that is explained, in nats."""
+        return self.attributions.chance.removal.whole
+
+    @property
+    def leading(self) -> Attribution:
+        """The attribution that is most faithful to this input."""
+        return self.attributions.leading
+
+    @property
+    def faithfulness(self) -> Faithfulness:
+        """That of the leading attribution."""
+        return self.leading.faithfulness
+
+    @property
+    def verdict(self) -> str:
+        """How far the leading attribution can be trusted, in a sentence."""
+        return self.attributions.verdict
+
+    @property
+    def answer(self) -> str:
+        """What the number means, in a sentence."""
+        question, config = self.question, self.question.network.config
+        if config.problem == "regression" and config.head == "classify":
+            return f"The model gives the text {self.difference:.3g}."
+        odds = f"{math.exp(min(50.0, abs(self.difference))):,.3g}"
+        if question.foil is None:
+            if config.scores_labels:
+                return f"The model holds {question.target.name!r} to be {'true' if self.difference > 0 else 'false'}, {odds} to 1."
+            return f"The model gives {question.target.name!r} a probability of {math.exp(self.difference):.2g}."
+        first, second = (question.target, question.foil) if self.difference >= 0 else (question.foil, question.target)
+        return f"The model finds {first.name!r} {odds} times as likely as {second.name!r}."
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures, for programs. Values of units are in their order in the text."""
+        question, removal = self.question, self.attributions.chance.removal
+        shares, lens, patching = self.shares, self.lens, self.patching
+        return {
+            "model": self.name,
+            "text": question.text,
+            "target": question.target.name,
+            "foil": None if question.foil is None else question.foil.name,
+            "measure": question.measure,
+            "difference": self.difference,
+            "without_text": removal.nothing,
+            "removal": removal.way,
+            "verdict": self.verdict,
+            "units": [{"text": unit.text, "start": unit.start, "end": unit.end} for unit in question.units],
+            "attributions": [told(one) for one in self.attributions.found],
+            "left_out": self.attributions.left_out,
+            "chance": {name: asdict(found) for name, found in self.attributions.chance.intervals.items()},
+            "random_orders": self.attributions.chance.orders,
+            "shares": None if shares is None else {"measure": shares.contrast.measure, "parts": shares.parts, "gap": shares.gap},
+            "lens": None if lens is None else {
+                "heights": lens.heights, "differences": lens.differences, "ranks": lens.ranks, "read": lens.read,
+                "guesses": [[asdict(guess) for guess in row] for row in lens.guesses],
+            },
+            "patching": None if patching is None else {
+                "other": patching.other, "before": patching.before, "after": patching.after,
+                "correlation_with_screen": patching.correlation,
+                "effects": [{"place": one.place.name, "effect": one.effect, "screened": one.screened} for one in patching.patched],
+            },
+        }  # fmt: skip
+
+    def to_html(self) -> str:
+        """One page that opens with no network."""
+        from pellucid.explanation.report import report
+
+        return report(self, self.patterns())
+
+    def patterns(self) -> Patterns | None:
+        """What every head looks at; None without attention or for more than 2,048 tokens."""
+        return patterns_of(self.question)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the text with the leading attribution, and how far it can be trusted."""
+        from pellucid.explanation.report import fragment
+
+        return fragment(self)
+
+    def save(self, path: str | Path, *, force: bool = False) -> None:
+        """Write the page (`.html`), the figures (`.json`), or a picture of the most important (`.png`, `.svg`, `.pdf`)."""
+        from pellucid.explanation.pictures import picture_of
+
+        path = Path(path)
+        check_kind(path)
+        if path.exists() and not force:
+            raise ConfigError(f"{path} exists; choose another name, or pass --force to replace it")
+        if path.suffix == ".html":
+            write_text(path, self.to_html())
+        elif path.suffix == ".json":
+            write_json(path, self.to_json())
+        else:
+            picture_of(self, path)
+
+
+def check_kind(path: Path) -> None:
+    """Refuse a file that an explanation cannot be written to."""
+    if path.suffix not in (".html", ".json", *PICTURES):
+        raise ConfigError(f"{path}: an explanation is written as .html, .json or {', '.join(PICTURES)}, not {path.suffix!r}")
+
+
+def told(one: Attribution) -> dict[str, Any]:
+    """An attribution as JSON."""
+    return {
+        "method": one.method,
+        "values": one.values.tolist(),
+        "standard_errors": None if one.errors is None else one.errors.tolist(),
+        "total": one.total,
+        "gap": one.gap,
+        "note": one.note,
+        "faithfulness": asdict(one.faithfulness),
+    }
+
+
+def explain_answer(
+    network: Network,
+    tokenizer: Tokenizer,
+    text: str | Sequence[int],
+    *,
+    name: str = "the model",
+    target: str | None = None,
+    foil: str | None = None,
+    word: str | int | None = None,
+    against: str | Sequence[int] | None = None,
+    by: By = "auto",
+    spans: Iterable[str | Span] = (),
+    methods: Sequence[Method] | None = None,
+    removal: Way = "auto",
+    samples: int | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Explanation:
+    """Explain what a network answers to a text; with another prompt, `against`, also where the difference between both arises."""
+    network.eval()
+    question = ask(network, tokenizer, text, target=target, foil=foil, word=word, by=by, spans=spans)
+    options: dict[str, Any] = {"methods": methods, "samples": samples, "steps": steps}
+    streams = network.config.architecture in ("decoder", "encoder", "encoder-decoder")
+    patching = None if against is None else patch(question, against, seed=seed, progress=progress)
+    return Explanation(
+        name=name,
+        question=question,
+        attributions=attribute(question, removal=Removal(question, removal), seed=seed, progress=progress, **options),
+        shares=direct_shares(question) if streams else None,
+        lens=logit_lens(question) if streams else None,
+        patching=patching,
+    )
