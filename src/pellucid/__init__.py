@@ -7,7 +7,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pellucid.api import Explanation, Generation, Model, Run, TaskRun, convert, evaluate, explain, finetune, load, pretrain
+    from pellucid.api import (
+        Explanation,
+        Generation,
+        Model,
+        Run,
+        TaskRun,
+        convert,
+        evaluate,
+        explain,
+        explain_parts,
+        explain_training,
+        finetune,
+        load,
+        pretrain,
+    )
     from pellucid.core.errors import PellucidError
 
 __all__ = [
@@ -21,6 +35,8 @@ __all__ = [
     "convert",
     "evaluate",
     "explain",
+    "explain_parts",
+    "explain_training",
     "finetune",
     "load",
     "pretrain",

@@ -1,10 +1,11 @@
-"""The verbs, and what they make: `load` gives a model, `pretrain` and `finetune` a run, `evaluate` figures, `explain` reasons."""
+"""The verbs, and what they make: `load` a model, `pretrain` and `finetune` a run, `evaluate` figures, `explain` reasons."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from pellucid.evaluation.likelihood import BATCH_TOKENS
 from pellucid.evaluation.perplexity import Perplexity, perplexity
 from pellucid.evaluation.predict import known_temperature
 from pellucid.explanation.explanation import Explanation, explain_answer
+from pellucid.explanation.parts import Parts, Story, checkpoints_of, parts_of, story_of
 from pellucid.finetuning import teach
 from pellucid.generation import generate as writing
 from pellucid.generation.settings import Sampling
@@ -51,6 +53,8 @@ __all__ = [
     "convert",
     "evaluate",
     "explain",
+    "explain_parts",
+    "explain_training",
     "finetune",
     "load",
     "pretrain",
@@ -294,6 +298,43 @@ def explain(
     name = str(held.path or "the model") if isinstance(model, Model) else str(model)
     options |= {"target": target, "foil": foil, "against": against, "name": name}
     return explain_answer(held.network, held.tokenizer, cast(Any, asked), **options)
+
+
+def explain_parts(
+    model: Model | str | Path, corpus: str | Path | Sequence[str | Path] | Corpus | None = None, **options: Any
+) -> Parts:
+    """What each attention head of a decoder does: a card with its scores, what is lost without it, and where it does most.
+
+    The heads are watched on the first windows of a corpus, or of what the model itself writes. `options` are those of
+    `explanation.heads.head_cards`: windows, length, ablate, seed, progress. Raises a `PellucidError`.
+    """
+    held = model if isinstance(model, Model) else load(model)
+    name = str(held.path or "the model") if isinstance(model, Model) else str(model)
+    return parts_of(held.network, held.tokenizer, _texts(corpus), name=name, **options)
+
+
+def explain_training(
+    run: Run | str | Path,
+    corpus: str | Path | Sequence[str | Path] | Corpus,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Story:
+    """The heads' scores at every checkpoint that a run has kept, on the same text. Raises a `PellucidError`."""
+    path = run.path if isinstance(run, Run) else Path(run)
+
+    def opened(folder: Path) -> tuple[Network, Tokenizer]:
+        found = open_model(folder)
+        return found.network, found.tokenizer
+
+    checkpoints = [(step, partial(opened, folder)) for step, folder in checkpoints_of(RunFolder(path))]
+    return story_of(checkpoints, _texts(corpus) or (), name=str(path), seed=seed, progress=progress)
+
+
+def _texts(corpus: Any) -> Iterable[str] | None:
+    if corpus is None:
+        return None
+    return (document.text for document in (corpus if isinstance(corpus, Corpus) else Corpus.open(corpus)))
 
 
 def sample(network: Network, tokenizer: Tokenizer, prompt: str) -> str:

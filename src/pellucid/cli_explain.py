@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from pellucid.cli_shared import show_json
+from pellucid.cli_shared import dashes, show_json
 from pellucid.core.errors import ConfigError
 from pellucid.core.progress import console
 
 if TYPE_CHECKING:
     from pellucid.explanation.explanation import Explanation
+    from pellucid.explanation.parts import Parts, Story
+    from pellucid.model import Model
 
-WORDS = 8  # that are printed
+KINDS = (".html", ".json", ".png", ".svg", ".pdf")
+OPTIONS = {"spans": "span", "methods": "method"}  # names that are said once for each
 
 
 def explain(
     model: str,
-    text: str,
+    text: str | None = None,
     *,
     target: str | None = None,
     foil: str | None = None,
@@ -32,6 +36,8 @@ def explain(
     removal: Literal["auto", "delete", "mask", "mean"] = "auto",
     samples: int | None = None,
     steps: int | None = None,
+    corpus: Annotated[list[str] | None, Parameter(negative=())] = None,
+    over_training: Annotated[bool, Parameter(negative=())] = False,
     seed: int = 0,
     out: Annotated[list[Path] | None, Parameter(negative=())] = None,
     device: str = "auto",
@@ -45,19 +51,23 @@ def explain(
 
         pellucid explain runs/mine "The nurse said that" --target " she" --foil " he" --out why.html
         pellucid explain runs/reviews "A fine film." --target positive --out why.html
+        pellucid explain runs/mine --corpus my_texts/ --out heads.html
 
     What is explained is one number, the difference between two answers: of the logits of two tokens or labels, or of the
     log-probabilities of two continuations. Several methods say how much of it each word brings, and each is judged by what
-    happens when the words that it names are taken away, beside orders of words drawn at random. The one that is most faithful to
-    this text leads. The page also shows what every head and MLP adds, what the model would say after each layer, and where every
-    head looks.
+    happens when the words that it names are taken away, beside orders of words drawn at random. The one that is most faithful
+    to this text leads. The page also shows what every head and MLP adds, what the model would say after each layer, and where
+    every head looks.
+
+    Without a text, every attention head of a decoder gets a card: what it looks at, whether it finds and copies what it has
+    seen before, and what is lost without it. With --over-training this is followed through the checkpoints that a run has kept.
 
     Parameters
     ----------
     model
         a run folder, a model folder, a .gguf file, a llama2.c .bin file, or a model's name on the hub
     text
-        the text that the model answers: goes on with, labels, or fills
+        the text that the model answers: goes on with, labels, or fills; without it, its heads are described
     target
         the answer to explain: a token with the space before it, several tokens, or a label; without it the likeliest
     foil
@@ -80,15 +90,19 @@ def explain(
         random orders for Shapley values; more are surer and take longer
     steps
         steps of integrated gradients, instead of as many as they need
+    corpus
+        files on which heads are watched; without them on what the model itself writes
+    over_training
+        the model is a run: follow its heads through the checkpoints that it has kept
     seed
-        of the random orders
+        of the random orders, or of the random tokens on which heads are watched
     out
         files to write: a page (.html), all figures (.json), a picture (.png, .svg, .pdf); may be given several times
     device
         auto, cpu or cuda
     precision
-        of the network: auto takes bf16 where this machine is fast at it; fp32 is exact to the last digits; int8 and int4 explain
-        the model that is served so, without the methods that need gradients
+        of the network: auto takes bf16 where this machine is fast at it; fp32 is exact to the last digits; int8 and int4
+        explain the model that is served so, without the methods that need gradients
     threads
         CPU threads
     force
@@ -99,52 +113,62 @@ def explain(
         print all figures as JSON
     """
     from pellucid import api
-    from pellucid.core.device import choose
-    from pellucid.explanation.explanation import check_kind
 
-    for path in out or ():
-        check_kind(path)
-        if path.exists() and not force:
-            raise ConfigError(f"{path} exists already; pass --force to replace it, or choose another --out")
-    if force and not out:
-        raise ConfigError("--force has no effect without --out; leave it out")
-    few = precision in ("int8", "int4")
-    compute = choose(device=device, precision="auto" if few else precision, threads=threads)
-    held = api.load(model, device=compute.device, **({"precision": precision} if few else {}))  # type: ignore[arg-type]
-    if not few:
-        held.network.hold_in(compute.dtype)
-    asked: Any = [{"role": "user", "content": text}] if chat else text
-    number = int(word) if word is not None and word.isdigit() else word
-    options: dict[str, Any] = {"against": against, "word": number, "by": by, "spans": spans or (), "methods": methods}
-    options |= {"removal": removal, "samples": samples, "steps": steps, "seed": seed, "progress": console(quiet=quiet)}
-    found = api.explain(held, asked, target=target, foil=foil, **options)
+    check_out(out or (), force=force)
+    of_text: dict[str, Any] = {"target": target, "foil": foil, "word": word, "against": against, "by": by, "spans": spans}
+    of_text |= {"methods": methods, "removal": removal, "samples": samples, "steps": steps}
+    check_effect(text, of_text | {"chat": chat}, {"corpus": corpus, "over_training": over_training})
+    paths, progress = dashes(corpus or ()), console(quiet=quiet)
+    found: Explanation | Parts | Story
+    if over_training:
+        if not paths:
+            raise ConfigError("--over-training needs a text on which every checkpoint is watched; give --corpus FILE")
+        found = api.explain_training(model, paths, seed=seed, progress=progress)
+    elif text is None:
+        held = opened(model, device, precision, threads)
+        found = api.explain_parts(held, paths or None, seed=seed, progress=progress)
+    else:
+        held = opened(model, device, precision, threads)
+        asked: Any = [{"role": "user", "content": text}] if chat else text
+        of_text |= {"word": int(word) if word is not None and word.isdigit() else word, "spans": spans or ()}
+        found = api.explain(held, asked, seed=seed, progress=progress, **of_text)
     for path in out or ():
         found.save(path, force=force)
     if json:
         return show_json(found.to_json())
-    print(*lines(found), sep="\n")
+    print(*found.lines(), sep="\n")
     if out:
         print("written to", ", ".join(map(str, out)))
 
 
-def lines(found: Explanation) -> list[str]:
-    """The answer, the verdict, the words that matter most, and how each method fares."""
-    question, best = found.question, found.leading
-    said = [f"{question.measure} = {found.difference:+.3f} nats. {found.answer}", found.verdict, ""]
-    order = sorted(range(len(question.units)), key=lambda number: -abs(best.values[number]))[:WORDS]
-    width = max(len(question.units[number].text[:40]) for number in order)
-    for number in order:
-        error = "" if best.errors is None or not best.errors.any() else f" ± {best.errors[number]:.3f}"
-        said.append(f"  {question.units[number].text[:40]:<{width}}  {best.values[number]:+.3f}{error}")
-    low, high = found.attributions.chance.intervals["score"].low, found.attributions.chance.intervals["score"].high
-    said += ["", f"{'faithfulness':<22} {'score':>7}   random orders {low:+.2f} to {high:+.2f}"]
-    for one in found.attributions.found:
-        note = f"   {one.note}" if one.note else ""
-        said.append(f"  {one.method:<20} {one.faithfulness.score:+7.2f}{' *' if one.faithfulness.beats_chance else '  '}{note}")
-    said += [f"  {method:<20} {'':>7}   {why}" for method, why in found.attributions.left_out.items()]
-    if any(one.faithfulness.beats_chance for one in found.attributions.found):
-        said.append("  * better than chance")
-    if found.patching is not None:
-        said += ["", f"against {found.patching.other!r}, where it is {found.patching.after:+.3f}, these places move it most:"]
-        said += [f"  {one.place.name}  {one.effect:+.3f}" for one in found.patching.patched[:WORDS]]
-    return said
+def opened(model: str, device: str, precision: str, threads: int | Literal["auto"]) -> Model:
+    """The model in the precision that it is explained in."""
+    from pellucid import api
+    from pellucid.core.device import choose
+
+    if precision in ("int8", "int4"):
+        compute = choose(device=device, precision="auto", threads=threads)
+        return api.load(model, device=compute.device, precision=precision)  # type: ignore[arg-type]
+    compute = choose(device=device, precision=precision, threads=threads)
+    held = api.load(model, device=compute.device)
+    held.network.hold_in(compute.dtype)
+    return held
+
+
+def check_out(out: Sequence[Path], *, force: bool) -> None:
+    """Refuse files that cannot be written before the work begins."""
+    for path in out:
+        if path.suffix not in KINDS:
+            raise ConfigError(f"{path}: an explanation is written as {', '.join(KINDS)}, not {path.suffix!r}")
+        if path.exists() and not force:
+            raise ConfigError(f"{path} exists already; pass --force to replace it, or choose another --out")
+    if force and not out:
+        raise ConfigError("--force has no effect without --out; leave it out")
+
+
+def check_effect(text: str | None, of_text: dict[str, Any], of_parts: dict[str, Any]) -> None:
+    """Refuse options that have no effect on what is explained: a text's answer, or a model's parts."""
+    idle, what = (of_text, "without a text") if text is None else (of_parts, "on the answer to a text")
+    for name, value in idle.items():
+        if value not in (None, False, "auto"):
+            raise ConfigError(f"--{OPTIONS.get(name, name).replace('_', '-')} has no effect {what}; leave it out")

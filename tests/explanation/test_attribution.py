@@ -83,7 +83,9 @@ def test_gradient_times_input_equals_captum(kind):
 
 
 @KINDS
-def test_integrated_gradients_equal_captum_and_their_gap_closes(kind):
+def test_integrated_gradients_equal_captum_and_their_gap_closes(kind, monkeypatch):
+    monkeypatch.setattr("pellucid.explanation.gradients.MOST_POINTS", 2000)
+    monkeypatch.setattr("pellucid.explanation.gradients.MOST_TOKENS", 50_000)
     asked = CASES[kind]
     vectors = asked.network.embedding.weight[list(asked.ids)].detach()[None]
     start = vectors.clone()

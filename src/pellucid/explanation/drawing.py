@@ -32,7 +32,7 @@ def heatmap(
     most: float | None = None,
     cell: tuple[int, int] = (22, 16),
 ) -> Markup:
-    """A map of values [rows columns], the last row on top, as layers are thought of; None is a cell that nothing is known of."""
+    """A map of values [rows columns], the last row on top, as layers are thought of; of None nothing is known."""
     known = [abs(value) for row in values for value in row if value is not None]
     most = max(known, default=0.0) if most is None else most
     width, height = cell

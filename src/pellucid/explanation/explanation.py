@@ -12,6 +12,7 @@ from pellucid.core.errors import ConfigError
 from pellucid.core.files import write_json, write_text
 from pellucid.core.progress import Progress
 from pellucid.explanation.attribution import Attribution, Attributions, Method, attribute
+from pellucid.explanation.drawing import shortened
 from pellucid.explanation.faithfulness import Faithfulness
 from pellucid.explanation.lens import Lens, logit_lens
 from pellucid.explanation.patching import Patching, patch
@@ -25,11 +26,12 @@ from pellucid.text.tokenizer import Tokenizer
 from pellucid.text.word_spans import Span
 
 PICTURES = (".png", ".svg", ".pdf")
+PRINTED = 8  # units and places
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a model says this rather than that: attributions with their faithfulness, shares, lens and, of two prompts, causes."""
+    """Why a model says this, not that: attributions with their faithfulness, shares, lens and, of two prompts, causes."""
 
     name: str  # of the model
     question: Question
@@ -67,7 +69,9 @@ class Explanation:
         odds = f"{math.exp(min(50.0, abs(self.difference))):,.3g}"
         if question.foil is None:
             if config.scores_labels:
-                return f"The model holds {question.target.name!r} to be {'true' if self.difference > 0 else 'false'}, {odds} to 1."
+                return (
+                    f"The model holds {question.target.name!r} to be {'true' if self.difference > 0 else 'false'}, {odds} to 1."
+                )
             return f"The model gives {question.target.name!r} a probability of {math.exp(self.difference):.2g}."
         first, second = (question.target, question.foil) if self.difference >= 0 else (question.foil, question.target)
         return f"The model finds {first.name!r} {odds} times as likely as {second.name!r}."
@@ -91,17 +95,32 @@ class Explanation:
             "left_out": self.attributions.left_out,
             "chance": {name: asdict(found) for name, found in self.attributions.chance.intervals.items()},
             "random_orders": self.attributions.chance.orders,
-            "shares": None if shares is None else {"measure": shares.contrast.measure, "parts": shares.parts, "gap": shares.gap},
-            "lens": None if lens is None else {
-                "heights": lens.heights, "differences": lens.differences, "ranks": lens.ranks, "read": lens.read,
-                "guesses": [[asdict(guess) for guess in row] for row in lens.guesses],
-            },
-            "patching": None if patching is None else {
-                "other": patching.other, "before": patching.before, "after": patching.after,
-                "correlation_with_screen": patching.correlation,
-                "effects": [{"place": one.place.name, "effect": one.effect, "screened": one.screened} for one in patching.patched],
-            },
-        }  # fmt: skip
+            "shares": None if shares is None else shares.to_json(),
+            "lens": None if lens is None else lens.to_json(),
+            "patching": None if patching is None else patching.to_json(),
+        }
+
+    def lines(self) -> list[str]:
+        """For a terminal: the answer, the verdict, the units that matter most, how each method fares, and causes."""
+        question, best, attributions = self.question, self.leading, self.attributions
+        said = [f"{question.measure} = {self.difference:+.3f} nats. {self.answer}", self.verdict, ""]
+        order = sorted(range(len(question.units)), key=lambda number: -abs(best.values[number]))[:PRINTED]
+        names = [shortened(question.units[number].text, 40) for number in order]
+        for name, number in zip(names, order, strict=True):
+            error = "" if best.errors is None or not best.errors.any() else f" ± {best.errors[number]:.3f}"
+            said.append(f"  {name:<{max(map(len, names))}}  {best.values[number]:+.3f}{error}")
+        chance = attributions.chance.intervals["score"]
+        said += ["", f"{'faithfulness':<22} {'score':>7}   random orders {chance.low:+.2f} to {chance.high:+.2f}"]
+        for one in attributions.found:
+            better = " *" if one.faithfulness.beats_chance else ""
+            said.append(f"  {one.method:<20} {one.faithfulness.score:+7.2f}{better:<2}   {one.note}".rstrip())
+        said += [f"  {method:<20} {'':>7}   {why}" for method, why in attributions.left_out.items()]
+        if any(one.faithfulness.beats_chance for one in attributions.found):
+            said.append("  * better than chance")
+        if self.patching is not None:
+            said += ["", f"Against {self.patching.other!r}, where it is {self.patching.after:+.3f}, these places move it most:"]
+            said += [f"  {one.place.name}  {one.effect:+.3f}" for one in self.patching.patched[:PRINTED]]
+        return said
 
     def to_html(self) -> str:
         """One page that opens with no network."""
@@ -173,7 +192,7 @@ def explain_answer(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Explanation:
-    """Explain what a network answers to a text; with another prompt, `against`, also where the difference between both arises."""
+    """Explain what a network answers to a text; with another prompt, `against`, also where the difference of both arises."""
     network.eval()
     question = ask(network, tokenizer, text, target=target, foil=foil, word=word, by=by, spans=spans)
     options: dict[str, Any] = {"methods": methods, "samples": samples, "steps": steps}

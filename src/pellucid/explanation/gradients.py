@@ -19,11 +19,11 @@ from pellucid.explanation.removal import Floats, blank_vector
 from pellucid.explanation.rows import Row, at_tokens, difference
 from pellucid.network.network import Network
 
-TOKENS = 512  # of a batch with gradients, whose activations are all kept
+TOKENS = 1024  # of a batch with gradients, whose activations are all kept
 LONG = 512  # tokens of a text whose activations are computed again instead
 BOUND = 0.05  # of the difference: what may be left unaccounted for, added up over all parts of the way
 FIRST, NODES = 4, 2  # parts that the way is first cut into, and points in each
-MOST_POINTS, MOST_TOKENS = 200, 8_192  # where it ends in any case: points, and tokens in all of them
+MOST_POINTS, MOST_TOKENS = 200, 4_096  # where it ends in any case: points, and tokens in all of them
 
 
 def check_gradients(network: Network) -> None:
@@ -156,7 +156,7 @@ def gradients_at(
     found, task = [], task or Silent()
     size = max(1, TOKENS // direction.shape[0])
     shares = torch.from_numpy(along).to(direction)
-    with recomputing(question.network, direction.shape[0] > LONG):
+    with frozen(question.network, recompute=direction.shape[0] > LONG):
         for some in torch.split(shares, size):
             leaf = (start + some[:, None, None] * direction).detach().requires_grad_()
             [gradient] = torch.autograd.grad(at_points(question, leaf).sum(), leaf)
@@ -189,13 +189,21 @@ def at_row(network: Network, row: Row, points: Float[Tensor, "points tokens d_mo
 
 
 @contextmanager
-def recomputing(network: Network, long: bool) -> Iterator[None]:
-    """Have the activations of a long text's blocks computed again in the backward pass, so that memory stays bounded."""
-    before = [(part, part.recompute) for part in network.modules() if isinstance(part, Network)]
-    for part, _ in before:
-        part.recompute = part.recompute or long
+def frozen(network: Network, *, recompute: bool) -> Iterator[None]:
+    """Have no gradients of weights, and perhaps the activations of blocks computed again in the backward pass.
+
+    The first saves time, the second lets the memory for a long text stay bounded.
+    """
+    parts = [(part, part.recompute) for part in network.modules() if isinstance(part, Network)]
+    learning = [weight for weight in network.parameters() if weight.requires_grad]
+    for weight in learning:
+        weight.requires_grad_(False)
+    for part, was in parts:
+        part.recompute = was or recompute
     try:
         yield
     finally:
-        for part, was in before:
+        for weight in learning:
+            weight.requires_grad_()
+        for part, was in parts:
             part.recompute = was

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -38,6 +39,10 @@ class Lens:
     positions: tuple[int, ...]  # those of the table
     read: tuple[str, ...]  # the token at each
     guesses: tuple[tuple[Guess, ...], ...]  # [heights positions]
+
+    def to_json(self) -> dict[str, Any]:
+        named = {name: getattr(self, name) for name in ("heights", "differences", "ranks", "positions", "read")}
+        return {"measure": self.contrast.measure, **named, "guesses": [[asdict(one) for one in row] for row in self.guesses]}
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,6 +80,11 @@ class Patching:
 
         found = float(spearmanr(*zip(*pairs, strict=True)).statistic)
         return None if np.isnan(found) else found
+
+    def to_json(self) -> dict[str, Any]:
+        effects = [{"place": one.place.name, "effect": one.effect, "screened": one.screened} for one in self.patched]
+        named = {"other": self.other, "before": self.before, "after": self.after}
+        return {**named, "correlation_with_screen": self.correlation, "effects": effects}
 
     def share(self, effect: float) -> float:
         """How much of the way from this prompt's difference to the other's an effect is."""

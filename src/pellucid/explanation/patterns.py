@@ -20,8 +20,10 @@ LONGEST = 2048  # tokens of which a page can show heads without freezing
 
 @dataclass(frozen=True)
 class Patterns:
-    """The weights of all heads in bytes, 255 for a weight of 1: [sites heads rows keys], or the largest `KEPT` of each row as key
-    (two bytes, the low one first) and weight, [sites heads rows kept 3]."""
+    """The weights of all heads in bytes, 255 for a weight of 1: [sites heads rows keys].
+
+    Of long texts the `kept` largest of each row, as the key (two bytes, the low one first) and the weight, [... rows kept 3].
+    """
 
     tokens: tuple[str, ...]  # that are looked at
     rows: tuple[str, ...]  # that look
@@ -33,9 +35,8 @@ class Patterns:
     def to_json(self) -> dict[str, object]:
         """For the page: the weights gzipped, as text."""
         packed = b64encode(gzip.compress(self.data, 6, mtime=0)).decode()
-        return {
-            "tokens": self.tokens, "rows": self.rows, "sites": self.sites, "heads": self.heads, "kept": self.kept, "data": packed
-        }  # fmt: skip
+        named = {name: getattr(self, name) for name in ("tokens", "rows", "sites", "heads", "kept")}
+        return {**named, "data": packed}
 
 
 def patterns_of(question: Question) -> Patterns | None:

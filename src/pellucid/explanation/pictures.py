@@ -30,13 +30,18 @@ def picture_of(found: Explanation, path: Path) -> None:
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = Figure(figsize=(10, 1.6 + 0.24 * max(8, len(order))), layout="constrained")
         axes: Any
-        axes, *others = figure.subplots(1, 1 if found.lens is None else 2, width_ratios=None if found.lens is None else (3, 2), squeeze=False)[0]
+        axes, *others = figure.subplots(
+            1, 1 if found.lens is None else 2, width_ratios=None if found.lens is None else (3, 2), squeeze=False
+        )[0]
         places = np.arange(len(order))[::-1]
         errors = None if one.errors is None else one.errors[order]
         axes.barh(places, one.values[order], color=colours, xerr=errors, ecolor="#66717a", capsize=2)
         axes.set_yticks(places, [shortened(units[number].text, 30) for number in order])
         axes.axvline(0, color="#66717a", lw=0.8)
-        axes.set(title=f"{one.method}: {found.question.measure} = {found.difference:+.2f}", xlabel="nats; dark blue for, orange against")
+        axes.set(
+            title=f"{one.method}: {found.question.measure} = {found.difference:+.2f}",
+            xlabel="nats; dark blue for, orange against",
+        )
         if found.lens is not None:
             lens = others[0]
             lens.plot(found.lens.differences, range(len(found.lens.heights)), color="#b3402a", marker="o", ms=3)

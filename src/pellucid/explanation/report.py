@@ -12,6 +12,7 @@ import pellucid
 from pellucid.core.pages import page
 from pellucid.explanation.attribution import Attribution
 from pellucid.explanation.drawing import heatmap, ink, shortened, tint
+from pellucid.explanation.lens import Lens
 from pellucid.explanation.patching import Patching, Place
 from pellucid.explanation.patterns import Patterns
 from pellucid.explanation.question import Question
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 OPEN = 1500  # characters of a text up to which the text is shown once for each method, not only for the leading one
 COLUMNS = 64  # positions of a map of patches; with more, those where most happens
 
+REMOVED = {"delete": "deleted", "mask": "replaced by the mask token", "mean": "given the mean of all vectors"}
 MEASURED = {
     "comprehensiveness": "goes when the first 5 to 50 % of units are taken away",
     "sufficiency": "is missing when only those are there",
@@ -47,23 +49,19 @@ def report(found: Explanation, patterns: Patterns | None) -> str:
         chance=chance.intervals,
         orders=chance.orders,
         removal=chance.removal,
-        removed={"delete": "deleted", "mask": "replaced by the mask token", "mean": "given the mean of all vectors"}[chance.removal.way],
+        removed=REMOVED[chance.removal.way],
         heads=None if shares is None else head_maps(shares),
         other_parts=None if shares is None else other_parts(shares),
         lens=found.lens,
-        lens_rows=None if found.lens is None else list(reversed(list(zip(found.lens.heights, found.lens.guesses, strict=True)))),
-        lens_map=None if found.lens is None else heatmap(
-            [[value] for value in found.lens.differences], [shortened(name, 22) for name in found.lens.heights], [""],
-            title="the difference at each height", cell=(90, 14),
-        ),
-        tint=lambda value, most: tint(value, most),
+        lens_map=None if found.lens is None else lens_map(found.lens),
+        tint=tint,
         ink=ink,
         shortened=shortened,
         patching=patching,
         maps=[] if patching is None else patch_maps(patching),
         patterns=None if patterns is None else patterns.to_json(),
         facts=facts(found.question),
-    )  # fmt: skip
+    )
 
 
 def fragment(found: Explanation) -> str:
@@ -85,9 +83,9 @@ def coloured(question: Question, one: Attribution) -> Markup:
         parts.append(str(escape(text[at : unit.start])))
         decoration = "border-bottom: 2px dotted" if value < 0 else "border-bottom: 2px solid"
         edge = tint(value, most / 2)
+        style = f"background:{tint(value, most)};color:{ink(value, most)};{decoration} {edge}"
         parts.append(
-            f'<span style="background:{tint(value, most)};color:{ink(value, most)};{decoration} {edge};border-radius:3px;padding:.05em .1em"'
-            f' title="{value:+.3f}{error}">{escape(unit.text)}</span>'
+            f'<span style="{style};border-radius:3px;padding:.05em .1em" title="{value:+.3f}{error}">{escape(unit.text)}</span>'
         )
         at = unit.end
     parts.append(str(escape(text[at:])))
@@ -128,6 +126,12 @@ def other_parts(shares: Shares) -> Markup:
     return heatmap([[value] for value in rest.values()], list(rest), ["share"], title="MLPs, embedding, biases", cell=(60, 16))
 
 
+def lens_map(lens: Lens) -> Markup:
+    """The difference at each height."""
+    rows = [[value] for value in lens.differences]
+    return heatmap(rows, [shortened(name, 22) for name in lens.heights], [""], title="the difference there", cell=(90, 14))
+
+
 def patch_maps(patching: Patching) -> list[tuple[str, Markup]]:
     """Maps of the effects: the stream at each position, heads, MLPs; and of the screen, where not all was patched."""
     found = []
@@ -154,13 +158,14 @@ def kinds(patching: Patching) -> list[tuple[str, list[list[Place]], list[str]]]:
             if one.place.position is not None:
                 weight[one.place.position] += abs(one.effect)
         positions = sorted(sorted(positions, key=lambda at: -weight[at])[:COLUMNS])
-    streams, heads, whole = {}, {}, {}
+    streams: dict[str, list[Place]] = {}
+    heads: dict[str, list[Place]] = {}
+    whole: dict[str, list[Place]] = {}
     for place in places:
         kind = streams if place.position is not None else heads if place.head is not None else whole
-        kind.setdefault(place.site, []).append(place)  # type: ignore[attr-defined]
-    shown = [
-        mine if mine == theirs else f"{mine.strip()}/{theirs.strip()}" for mine, theirs in (patching.tokens[at] for at in positions)
-    ]
+        kind.setdefault(place.site, []).append(place)
+    tokens = [patching.tokens[at] for at in positions]
+    shown = [mine if mine == theirs else f"{mine.strip()}/{theirs.strip()}" for mine, theirs in tokens]
     rows = [[place for place in row if place.position in set(positions)] for row in streams.values()]
     found = [("the stream at each position", rows, shown)]
     most = max((len(row) for row in heads.values()), default=0)

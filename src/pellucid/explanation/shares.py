@@ -38,6 +38,9 @@ class Shares:
         """How far the sum of the shares is from the difference: rounding."""
         return sum(self.parts.values()) - self.difference
 
+    def to_json(self) -> dict[str, Any]:
+        return {"measure": self.contrast.measure, "difference": self.difference, "parts": self.parts, "gap": self.gap}
+
     def largest(self, count: int) -> list[tuple[str, float]]:
         """The parts that add or take away most."""
         return sorted(self.parts.items(), key=lambda part: -abs(part[1]))[:count]
