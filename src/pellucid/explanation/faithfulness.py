@@ -8,17 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
-from math import factorial
 
 import numpy as np
 import numpy.typing as npt
 
 from pellucid.core.progress import Task
 from pellucid.evaluation.intervals import Estimate
-from pellucid.explanation.removal import Floats, Kept, Removal, orders, prefixes
+from pellucid.explanation.removal import Floats, Kept, Removal, every_set, orders, prefixes
 from pellucid.explanation.shapley import FEW
 
-Order = npt.NDArray[np.int64]
+Order = npt.NDArray[np.int64]  # [units]
+Orders = npt.NDArray[np.int64]  # [orders units]
 
 ORDERS = 20  # random ones, where not all can be tried
 SHARES = (0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95)  # of the units taken away or put back: symmetric, so that reversed orders share
@@ -53,28 +53,42 @@ class Chance:
         self.removal, units = removal, removal.units
         self.counts = steps(units)
         self.exact = units <= FEW
-        drawn = np.array(list(permutations(range(units)))) if self.exact else orders(units, ORDERS, seed)
-        removal(np.concatenate([self.sets(order) for order in drawn]) if len(drawn) else np.empty((0, units), bool), task)
-        self.figures = np.array([self.measure(order) for order in drawn])
-        self.orders = factorial(units) if self.exact else len(drawn)
+        if self.exact:
+            drawn = np.array(list(permutations(range(units))))
+            removal(every_set(units), task)
+        else:
+            drawn = orders(units, ORDERS, seed)
+            removal(np.concatenate([self.sets(order) for order in drawn]), task)
+        self.figures = self.measure(drawn)
+        self.orders = len(drawn)
 
     def sets(self, order: Order) -> Kept:
         """What stays while the order's first units are taken away, and what is there while they are put back."""
         made = prefixes(order)[self.counts]
         return np.concatenate([~made, made])
 
-    def measure(self, order: Order) -> Floats:
-        """The figures of an order, [measures]."""
-        away, back = np.split(self.removal(self.sets(order)), 2)
-        along = self.counts / max(1, self.removal.units)
-        deletion, insertion = (float(np.trapezoid(curve, along)) for curve in (away, back))
+    def curves(self, drawn: Orders) -> tuple[Floats, Floats]:
+        """The difference while units are taken away, and while they are put back, both [orders counts]."""
+        if self.exact:
+            values = self.removal(every_set(self.removal.units))
+            there = np.cumsum(2**drawn, axis=1)
+            made = np.concatenate([np.zeros((len(drawn), 1), np.int64), there], axis=1)[:, self.counts]
+            return values[len(values) - 1 - made], values[made]
+        both = self.removal(np.concatenate([self.sets(order) for order in drawn])).reshape(len(drawn), 2, -1)
+        return both[:, 0], both[:, 1]
+
+    def measure(self, drawn: Orders) -> Floats:
+        """The figures of orders, [orders measures]."""
+        away, back = self.curves(drawn)
+        along = self.counts / self.removal.units
+        deletion, insertion = np.trapezoid(away, along), np.trapezoid(back, along)
         early = np.searchsorted(self.counts, [count_at(share, self.removal.units) for share in ERASER])
-        whole = self.removal.whole
-        return np.array([whole - away[early].mean(), whole - back[early].mean(), deletion, insertion, insertion - deletion])
+        missing = [self.removal.whole - curve[:, early].mean(axis=1) for curve in (away, back)]
+        return np.stack([*missing, deletion, insertion, insertion - deletion], axis=1)
 
     def judge(self, values: Floats, *, tried: int) -> Faithfulness:
         """How faithful an attribution is, [units], one of so many that are tried."""
-        found = self.measure(np.argsort(-values, kind="stable"))
+        [found] = self.measure(np.argsort(-values, kind="stable")[None])
         probability = self.probability(float(found[-1]))
         named = dict(zip(MEASURES, found.tolist(), strict=True))
         return Faithfulness(**named, probability=probability, beats_chance=probability * tried < CERTAIN)

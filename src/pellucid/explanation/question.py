@@ -113,6 +113,7 @@ def ask(
         )
     if isinstance(text, str) and not text.strip():
         raise ConfigError("the text to explain is empty; give at least one word")
+    written = isinstance(text, str)
     text, ids, places = read(network, tokenizer, text)
     if len(ids) > config.context_length:
         raise ConfigError(
@@ -126,9 +127,13 @@ def ask(
     at = place_asked(network, tokenizer, text, ids, places, word)
     found = {"network": network, "tokenizer": tokenizer, "text": text, "ids": tuple(ids), "places": tuple(places)}
     found |= {"units": tuple(units), "by": by, "at": at}
-    names = LabelAnswers(network) if config.scores_labels else TokenAnswers(network, tokenizer, text, ids)
+    names = LabelAnswers(network) if config.scores_labels else TokenAnswers(network, tokenizer, text if written else None)
     wanted = names.answer(target) if target is not None else None
     other = names.answer(foil) if foil is not None else None
+    if isinstance(names, LabelAnswers) and names.alone and other is not None:
+        raise ConfigError(
+            "a label that may hold beside others has nothing to be held against but its absence; leave the foil out"
+        )
     first = Question(**found, target=wanted or names.numbered(0), foil=None)  # type: ignore[arg-type]
     if wanted is None or (other is None and len(wanted.ids) == 1):
         wanted, other = names.likeliest(logits_at(network, first.rows(ids)[0]), wanted, other)
@@ -228,6 +233,7 @@ class LabelAnswers:
 
     def __init__(self, network: Network) -> None:
         self.config = network.config
+        self.alone = self.config.head == "classify" and self.config.problem in ("multi", "regression")
 
     def numbered(self, number: int) -> Answer:
         return Answer(self.config.labels[number], (number,))
@@ -242,15 +248,10 @@ class LabelAnswers:
 
     def likeliest(self, logits: torch.Tensor, target: Answer | None, foil: Answer | None) -> tuple[Answer, Answer | None]:
         """What is left out: of labels that exclude one another the likeliest but for the other one."""
-        alone = self.config.head == "classify" and self.config.problem in ("multi", "regression")
-        if alone and foil is not None:
-            raise ConfigError(
-                "a label of several that may hold together is held against nothing but its absence; leave the foil out"
-            )
         order = logits.reshape(-1, len(self.config.labels))[0].argsort(descending=True).tolist()
         if target is None:
             target = self.numbered(next(n for n in order if foil is None or (n,) != foil.ids))
-        if foil is None and not alone and len(order) > 1:
+        if foil is None and not self.alone and len(order) > 1:
             foil = self.numbered(next(n for n in order if (n,) != target.ids))
         return target, foil
 
@@ -258,8 +259,9 @@ class LabelAnswers:
 class TokenAnswers:
     """Tokens that go on with a text, or fill its gap, by what they spell."""
 
-    def __init__(self, network: Network, tokenizer: Tokenizer, text: str, ids: Sequence[int]) -> None:
-        self.config, self.tokenizer, self.text, self.ids = network.config, tokenizer, text, ids
+    def __init__(self, network: Network, tokenizer: Tokenizer, text: str | None) -> None:
+        self.config, self.tokenizer = network.config, tokenizer
+        self.text = text  # that the answer follows; None: token ids were given, which may be a conversation's
 
     def numbered(self, number: int) -> Answer:
         return Answer(self.tokenizer.decode([number], special=True), (number,))
@@ -277,12 +279,9 @@ class TokenAnswers:
                 parts = ", ".join(repr(self.tokenizer.decode([id])) for id in ids)
                 raise ConfigError(f"{name!r} is {len(ids)} tokens ({parts}), but a mask stands for one; name one of them")
             return Answer(name, tuple(ids))
-        if self.config.architecture == "encoder-decoder":
+        if self.text is None or self.config.architecture == "encoder-decoder":
             return Answer(name, tuple(ids))
-        inside = [id for id, place in zip(self.ids, places_of(self.tokenizer, self.ids)[1], strict=True) if place is not None]
         before, both = self.tokenizer.encode(self.text), self.tokenizer.encode(self.text + name)
-        if before != inside:  # token ids were given, which may be a conversation's
-            return Answer(name, tuple(ids))
         if both[: len(before)] != before:
             at = next((n for n, (a, b) in enumerate(zip(before, both, strict=False)) if a != b), len(before))
             crossing = self.tokenizer.decode(both[at : at + 1])

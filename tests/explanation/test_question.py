@@ -1,0 +1,199 @@
+"""What may be asked, what is refused and how, and which tokens belong to which word."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from asked import TEXT, by_hand, classifier, filler, question, writer
+from hypothesis import given
+from hypothesis import strategies as st
+from labellers import labeller
+from pupils import SIZES
+from tiny import randomised
+
+from pellucid.core.errors import ConfigError, ModelError
+from pellucid.explanation.question import ask
+from pellucid.explanation.removal import Removal
+from pellucid.explanation.units import places_of, units_of
+from pellucid.network.families import FAMILIES
+from pellucid.text.tokenizer import Tokenizer
+
+WRITER, CLASSIFIER = writer("qwen3"), classifier("bert")
+BYTES = Tokenizer.train_bpe(["Alice was beginning to get very tired of sitting by her sister on the bank. " * 4], 300)
+
+
+@pytest.fixture(scope="module")
+def words(data):
+    """GPT-2's tokenizer, whose tokens begin with spaces."""
+    return Tokenizer.load(data / "tokenizers" / "gpt2")
+
+
+def test_two_tokens_are_a_difference_of_logits():
+    asked = question(WRITER, target="a", foil="b")
+    assert asked.measure == "logit('a') - logit('b')"
+    assert by_hand(asked, asked.ids) == pytest.approx(Removal(asked).whole, abs=1e-4)
+
+
+def test_longer_answers_are_a_difference_of_log_probabilities():
+    assert question(WRITER, target=" ran", foil=" fell").measure == "log p(' ran') - log p(' fell')"
+    assert question(WRITER, target=" ran").measure == "log p(' ran')"
+
+
+def test_without_target_and_foil_the_two_likeliest_are_compared():
+    asked = question(WRITER)
+    assert Removal(asked).whole >= 0
+    other = question(WRITER, target=asked.foil.name)
+    assert other.foil == asked.target
+    labels = question(CLASSIFIER)
+    assert labels.target.name == CLASSIFIER.predict(TEXT)[0].label
+    assert question(CLASSIFIER, foil=labels.target.name).target != labels.target
+
+
+def test_labels_that_hold_beside_others_and_numbers_have_no_foil():
+    several = classifier("gpt2", problem="multi")
+    assert question(several, target="yes").foil is None
+    with pytest.raises(ConfigError, match="has nothing to be held against but its absence; leave the foil out"):
+        question(several, target="yes", foil="no")
+    assert question(classifier("gpt2", problem="regression", labels=("score",))).measure == "the value"
+
+
+def test_a_tagger_is_asked_about_a_word():
+    model = labeller("bert", head="tag", labels=("O", "B-x"))
+    by_name, by_number = question(model, word="the", target="B-x"), question(model, word=2, target="B-x")
+    assert by_name.at == by_number.at
+    assert by_name.foil.name == "O"
+    with pytest.raises(ConfigError, match=r"the word 'teh' does not occur in the text; did you mean 'the'\?"):
+        question(model, word="teh")
+    with pytest.raises(ConfigError, match="word 9 is asked about, but the text has 4, counted from 0"):
+        question(model, word=9)
+    with pytest.raises(ConfigError, match="cannot be deleted; remove by mask or mean"):
+        Removal(by_name, "delete")
+
+
+BAD = {
+    "empty": ({"text": " \n"}, "the text to explain is empty; give at least one word"),
+    "no ids": ({"text": []}, "the text to explain is empty; give at least one token"),
+    "too long": ({"text": "a" * 129}, "the text has 129 tokens, but the model's context is 128; explain a part of it"),
+    "answer too long": (
+        {"text": "a" * 127, "target": "bcd"},
+        "the text has 127 tokens and the answer 3, more than the model's",
+    ),
+    "equal": (
+        {"text": TEXT, "target": "a", "foil": "a"},
+        "target and foil are both 'a', and a thing does not differ from itself",
+    ),
+    "empty target": ({"text": TEXT, "target": ""}, "the target or foil is empty; give a word, such as ' she'"),
+    "one begins the other": ({"text": TEXT, "target": " r", "foil": " ran"}, "' r' and ' ran' begin with each other"),
+    "a word": ({"text": TEXT, "word": "saw"}, "a word is named only to a tagger or a masked language model"),
+    "a span": ({"text": TEXT, "spans": ["the rabit"]}, "the span 'the rabit' does not occur in the text"),
+    "a span near": ({"text": TEXT, "spans": ["rabit"]}, "the span 'rabit' does not occur in the text; did you mean 'rabbit'?"),
+    "a span outside": ({"text": TEXT, "spans": [(5, 50)]}, "the span 5 to 50 lies outside the text, which has 20 characters"),
+    "two spans": ({"text": TEXT, "spans": ["Alice saw", "saw the"]}, "the spans overlap at 'saw the'"),
+    "no token": ({"text": [3, 10**6]}, "token id 1000000 is not in the vocabulary"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_cannot_be_asked_is_said(kind):
+    options, said = BAD[kind]
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        ask(WRITER.network, WRITER.tokenizer, **options)
+
+
+def test_unknown_labels_are_told_the_nearest():
+    with pytest.raises(ConfigError, match=r"the model has no label 'yess'; did you mean 'yes'\?"):
+        question(CLASSIFIER, target="yess")
+    with pytest.raises(ConfigError, match="the model has no label 'quux'; it knows no, yes, perhaps"):
+        question(CLASSIFIER, target="quux")
+
+
+def test_masks_are_asked_for_and_stand_for_one_token():
+    model = filler()
+    with pytest.raises(
+        ConfigError, match=r"there is no mask in 'Alice saw the rabbit'; write \[MASK\] where a word is missing"
+    ):
+        question(model)
+    with pytest.raises(ConfigError, match=r"mask 1 is asked about, but the text has 1, counted from 0"):
+        question(model, "Alice saw the [MASK]abbit", word=1)
+    with pytest.raises(ConfigError, match=r"'he' is 2 tokens \('h', 'e'\), but a mask stands for one; name one of them"):
+        question(model, "Alice saw the [MASK]abbit", target="he")
+
+
+def test_a_model_without_a_head_says_how_to_get_one():
+    bare = FAMILIES["bert"].new(vocab_size=60, context_length=64, head="none", **SIZES["bert"])
+    with pytest.raises(ModelError, match="gives vectors but no scores.*pellucid finetune MODEL --task classify"):
+        ask(randomised(bare), filler().tokenizer, TEXT)
+
+
+def test_an_answer_that_would_be_part_of_the_texts_last_token_is_refused(words):
+    shape = {
+        "vocab_size": words.vocab_size,
+        "context_length": 64,
+        "d_model": 16,
+        "layers": 1,
+        "heads": 2,
+        "kv_heads": 2,
+        "d_head": 8,
+    }
+    network = randomised(FAMILIES["gpt2"].new(d_mlp=16, **shape))
+    asked = ask(network, words, "The nurse said that", target=" she", foil=" he")
+    assert (len(asked.target.ids), len(asked.foil.ids)) == (1, 1)
+    with pytest.raises(ConfigError, match="'she' are one token, ' she'; move a space from the end of the text"):
+        ask(network, words, "The nurse said that ", target="she", foil="he")
+    with pytest.raises(ConfigError, match="one token.*end the text before it"):
+        ask(network, words, "The nur", target="se", foil=" he")
+
+
+@given(st.text(min_size=1, max_size=60), st.sampled_from(["words", "tokens", "sentences"]))
+def test_every_token_of_a_text_belongs_to_one_unit(text, by):
+    ids, places = BYTES.encode_places(text)
+    units, _ = units_of(text, places, by=by)
+    held = [token for unit in units for token in unit.tokens]
+    assert held == sorted(set(held))
+    assert len(held) == (len(ids) if text.strip(" ") or by == "tokens" else 0)
+    assert all(unit.text == text[unit.start : unit.end] for unit in units)
+    assert [unit.start for unit in units] == sorted(unit.start for unit in units)
+
+
+def test_words_and_spans_and_sentences():
+    text = "Alice's cat  saw it. Did she?"
+    places = BYTES.encode_places(text)[1]
+    assert [unit.text for unit in units_of(text, places, by="words")[0]] == [
+        "Alice",
+        "'s",
+        "cat",
+        "saw",
+        "it",
+        ".",
+        "Did",
+        "she",
+        "?",
+    ]
+    assert [unit.text for unit in units_of(text, places, by="sentences")[0]] == ["Alice's cat  saw it.", "Did she?"]
+    spans = units_of(text, places, by="words", spans=["Alice's cat"])[0]
+    assert [unit.text for unit in spans] == ["Alice's cat", "saw", "it", ".", "Did", "she", "?"]
+    assert units_of("word " * 200, BYTES.encode_places("word " * 200)[1])[1] == "sentences"
+
+
+def test_chinese_sentences_and_words():
+    text = "春眠不觉晓。处处闻啼鸟。"
+    places = BYTES.encode_places(text)[1]
+    assert [unit.text for unit in units_of(text, places, by="sentences")[0]] == ["春眠不觉晓。", "处处闻啼鸟。"]
+    assert len(units_of(text, places, by="words")[0]) == 12
+
+
+@given(st.text(max_size=40))
+def test_ids_spell_their_text(text):
+    ids = BYTES.encode(text)
+    spelt, places = places_of(BYTES, ids)
+    assert spelt == text
+    assert [place is not None for place in places] == [True] * len(ids)
+    assert {at for place in places for at in range(*place)} == set(range(len(text)))
+
+
+def test_ids_of_a_conversation_keep_their_special_tokens():
+    ids = [WRITER.tokenizer.end_of_text, *WRITER.tokenizer.encode(TEXT)]
+    asked = ask(WRITER.network, WRITER.tokenizer, ids, target="a", foil="b")
+    assert all(0 not in unit.tokens for unit in asked.units)
+    assert [unit.text for unit in asked.units] == TEXT.split()
