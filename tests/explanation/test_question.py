@@ -122,7 +122,7 @@ def test_masks_are_asked_for_and_stand_for_one_token():
 
 def test_a_model_without_a_head_says_how_to_get_one():
     bare = FAMILIES["bert"].new(vocab_size=60, context_length=64, head="none", **SIZES["bert"])
-    with pytest.raises(ModelError, match="gives vectors but no scores.*pellucid finetune MODEL --task classify"):
+    with pytest.raises(ModelError, match=r"gives vectors but no scores.*pellucid finetune MODEL --task classify"):
         ask(randomised(bare), filler().tokenizer, TEXT)
 
 
@@ -141,7 +141,7 @@ def test_an_answer_that_would_be_part_of_the_texts_last_token_is_refused(words):
     assert (len(asked.target.ids), len(asked.foil.ids)) == (1, 1)
     with pytest.raises(ConfigError, match="'she' are one token, ' she'; move a space from the end of the text"):
         ask(network, words, "The nurse said that ", target="she", foil="he")
-    with pytest.raises(ConfigError, match="one token.*end the text before it"):
+    with pytest.raises(ConfigError, match=r"one token.*end the text before it"):
         ask(network, words, "The nur", target="se", foil=" he")
 
 
