@@ -484,3 +484,47 @@ def test_ten_thousand_tokens_stay_usable(page):
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("dialog")).to_contain_text("w9991")
     assert page.evaluate("performance.now()") - began < 5000
+
+
+def ask_why(page):
+    """Ask about the first token that is whole, beside another that is: few are, where most of a vocabulary are bytes."""
+    button = page.locator("#peek [name=why]")
+    for token in tokens(page).all():
+        token.click()
+        if button.is_visible():
+            return button.click()
+    raise AssertionError("no token can be asked about")
+
+
+def test_why_a_token_was_written(page):
+    choose(page, "Completion")
+    forced(page, " Alice was late")
+    say(page, "Alice was beginning", length=12)
+    wait_for_end(page)
+    ask_why(page)
+    panel = page.locator("#why")
+    expect(panel.locator(".words")).to_be_visible()
+    expect(panel.locator("h2")).to_have_text(re.compile("^Why “.+”\\?$"))
+    expect(panel.locator(".verdict")).not_to_be_empty()
+    expect(panel.locator(".words")).to_have_text(re.compile("^Alice was beginning"))
+    assert re.fullmatch(r"[+−][0-9.]+( ± [0-9.]+)?", panel.locator(".words span").first.get_attribute("title"))
+    assert panel.locator(".methods button").count() == 3
+    panel.locator(".methods button").nth(2).click()
+    expect(panel.locator(".methods button").nth(2)).to_have_attribute("aria-pressed", "true")
+    panel.locator(".foils button").last.click()
+    expect(panel.locator(".foils button").last).to_have_attribute("aria-pressed", "true")
+    expect(panel.locator(".words")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(panel).to_be_hidden()
+
+
+def test_why_in_a_chat_reads_the_conversation(page):
+    forced(page, " Alice was late")
+    say(page, "Who are you?", length=12)
+    wait_for_end(page)
+    ask_why(page)
+    panel = page.locator("#why")
+    expect(panel.locator(".words")).to_have_text(re.compile("Who are you?"))
+    assert "Who" in panel.locator(".words span").all_inner_texts()
+    panel.get_by_role("button", name="Close").click()
+    expect(panel).to_be_hidden()

@@ -63,10 +63,8 @@ class Attributions:
             return f"The most faithful method for this input is {best.method}: {beside}."
         few = self.chance.exact and len(self.found) / self.chance.orders >= 0.05
         if few:
-            return (
-                f"Of {units} units there are too few orders ({self.chance.orders}) to tell a method from chance; "
-                f"the most faithful is {best.method}: {beside}."
-            )
+            many = f"{units} unit{'s' * (units > 1)} can be put into too few orders ({self.chance.orders})"
+            return f"{many} to tell a method from chance; the most faithful is {best.method}: {beside}."
         return f"No method beats chance for this input, so none of them explains it; the best is {best.method}: {beside}."
 
 
@@ -95,8 +93,9 @@ def attribute(
     chosen = [method for method in METHODS if method not in left_out and (methods is None or method in methods)]
     work = Work(question, removal, samples, steps, seed)
     with (progress or Silent()).task("attributing", None, "forward passes") as task:
+        removal.task = task
         made = [work.made(method, task) for method in chosen]
-        chance = Chance(removal, seed=seed, task=task)
+        chance = Chance(removal, seed=seed)
         judged = [
             Attribution(method, values, chance.judge(values, tried=len(made)), **more)
             for method, (values, more) in zip(chosen, made, strict=True)
@@ -127,10 +126,10 @@ class Work:
     def made(self, method: Method, task: Task) -> tuple[Floats, dict[str, Any]]:
         """The values of units, and what else the method knows."""
         if method == "shapley":
-            values, errors = shapley(self.removal, samples=self.samples, seed=self.seed, task=task)
+            values, errors = shapley(self.removal, samples=self.samples, seed=self.seed)
             return values, {"errors": errors, "total": self.removal.whole - self.removal.nothing}
         if method == "occlusion":
-            return leave_one_out(self.removal, task), {}
+            return leave_one_out(self.removal), {}
         if method == "integrated gradients":
             found = integrated_gradients(self.question, steps=self.steps, task=task)
             note = f"{found.points} points along the way"

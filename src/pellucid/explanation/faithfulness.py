@@ -12,7 +12,6 @@ from itertools import permutations
 import numpy as np
 import numpy.typing as npt
 
-from pellucid.core.progress import Task
 from pellucid.evaluation.intervals import Estimate
 from pellucid.explanation.removal import Floats, Kept, Removal, every_set, orders, prefixes
 from pellucid.explanation.shapley import FEW
@@ -49,16 +48,11 @@ class Faithfulness:
 class Chance:
     """What random orders of the same units do: the ground that every attribution stands on."""
 
-    def __init__(self, removal: Removal, *, seed: int = 0, task: Task | None = None) -> None:
+    def __init__(self, removal: Removal, *, seed: int = 0) -> None:
         self.removal, units = removal, removal.units
         self.counts = steps(units)
         self.exact = units <= FEW
-        if self.exact:
-            drawn = np.array(list(permutations(range(units))))
-            removal(every_set(units), task)
-        else:
-            drawn = orders(units, ORDERS, seed)
-            removal(np.concatenate([self.sets(order) for order in drawn]), task)
+        drawn = np.array([*permutations(range(units))]) if self.exact else orders(units, ORDERS, seed)
         self.figures = self.measure(drawn)
         self.orders = len(drawn)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-import pellucid
 from pellucid.core.errors import ConfigError, RunError
 from pellucid.core.files import write_json, write_text
 from pellucid.core.pages import page
@@ -63,7 +63,7 @@ class Parts:
             maps=[(title, self.map(title, value)) for title, value in COLUMNS.items()],
             trades={trade: [card for card in self.cards if card.trade == trade] for trade in TRADES},
             cards=sorted(self.cards, key=lambda card: -worth(card))[:SHOWN],
-            version=pellucid.__version__,
+            version=version("pellucid"),
         )
 
     def map(self, title: str, value: Callable[[HeadCard], float | None]) -> Markup:
@@ -149,7 +149,7 @@ class Story:
     def to_html(self) -> str:
         """One page that opens with no network."""
         curves = [(trade, Markup(self.curves(trade))) for trade in self.moments[0].scores]  # our own SVG
-        return page("story", name=self.name, curves=curves, moments=self.moments, version=pellucid.__version__)
+        return page("story", name=self.name, curves=curves, moments=self.moments, version=version("pellucid"))
 
     def curves(self, trade: str) -> str:
         """How one score rises for the heads that end with most of it, the loss beside it."""

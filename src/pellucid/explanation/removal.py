@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError
-from pellucid.core.progress import Task
+from pellucid.core.progress import Silent, Task
 from pellucid.evaluation.likelihood import opening
 from pellucid.explanation.question import Question
-from pellucid.explanation.rows import Row, differences
+from pellucid.explanation.rows import BATCH_TOKENS, Row, differences
 
 Way = Literal["auto", "delete", "mask", "mean"]
 Kept = npt.NDArray[np.bool_]  # [sets units]: which units stay
@@ -29,8 +29,11 @@ class Removal:
     "auto", tokens are deleted, but for a tagger, whose answer stands at a token, masked, or set to the mean without a mask.
     """
 
-    def __init__(self, question: Question, way: Way = "auto") -> None:
-        self.question = question
+    def __init__(
+        self, question: Question, way: Way = "auto", *, task: Task | None = None, batch_tokens: int = BATCH_TOKENS
+    ) -> None:
+        self.question, self.batch_tokens = question, batch_tokens
+        self.task: Task = task or Silent()  # hears of every text that is read
         self.way = usual(question) if way == "auto" else way
         if self.way == "delete" and question.network.config.head == "tag":
             raise ConfigError("the word that is asked about cannot be deleted; remove by mask or mean")
@@ -54,15 +57,15 @@ class Removal:
         """What says nothing."""
         return blank_vector(self.question)
 
-    def __call__(self, kept: Kept, task: Task | None = None) -> Floats:
+    def __call__(self, kept: Kept) -> Floats:
         """The difference for each set of units that stay [sets]."""
         keys = [np.packbits(row).tobytes() for row in kept]
         new = {key: number for number, key in enumerate(keys) if key not in self.known}
         rows = [self.rows(kept[number]) for number in new.values()]
         flat = [row for group in rows for row in group]
-        found = iter(
-            differences(self.question.network, flat, vector=self.vector if self.way == "mean" else None, task=task).tolist()
-        )
+        vector = self.vector if self.way == "mean" else None
+        options = {"vector": vector, "batch_tokens": self.batch_tokens, "task": self.task}
+        found = iter(differences(self.question.network, flat, **options).tolist())  # type: ignore[arg-type]
         for key, group in zip(new, rows, strict=True):
             self.known[key] = sum(next(found) for _ in group)
         return np.array([self.known[key] for key in keys])
@@ -97,9 +100,9 @@ def blank_vector(question: Question) -> Float[Tensor, " d_model"]:
     return weight.float().mean(dim=0) if mask is None else weight[mask].float()
 
 
-def leave_one_out(removal: Removal, task: Task | None = None) -> Floats:
+def leave_one_out(removal: Removal) -> Floats:
     """What each unit changes when it alone is taken away, [units] (Li et al., 2016)."""
-    return removal.whole - removal(~np.eye(removal.units, dtype=np.bool_), task)
+    return removal.whole - removal(~np.eye(removal.units, dtype=np.bool_))
 
 
 def orders(units: int, count: int, seed: int) -> npt.NDArray[np.int64]:

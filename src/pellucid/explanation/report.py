@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from markupsafe import Markup, escape
 
-import pellucid
 from pellucid.core.pages import page
 from pellucid.explanation.attribution import Attribution
 from pellucid.explanation.drawing import heatmap, ink, shortened, tint
@@ -182,5 +182,5 @@ def facts(question: Question) -> dict[str, str]:
         "network": network.config.describe(),
         "computed in": held,
         "tokens": f"{len(question.ids):,}, in {len(question.units):,} {question.by}",
-        "versions": f"pellucid {pellucid.__version__}, torch {torch.__version__}",
+        "versions": f"pellucid {version('pellucid')}, torch {torch.__version__}",
     }

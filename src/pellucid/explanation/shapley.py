@@ -6,7 +6,6 @@ from math import factorial
 
 import numpy as np
 
-from pellucid.core.progress import Task
 from pellucid.explanation.removal import Floats, Removal, every_set, orders, prefixes
 
 FEW = 7  # units: of so many every set is read, and the values are exact
@@ -14,7 +13,7 @@ BUDGET = 400  # sets that are read otherwise, about
 MOST = 64  # orders
 
 
-def shapley(removal: Removal, *, samples: int | None = None, seed: int = 0, task: Task | None = None) -> tuple[Floats, Floats]:
+def shapley(removal: Removal, *, samples: int | None = None, seed: int = 0) -> tuple[Floats, Floats]:
     """The value of each unit and its standard error, both [units]; they sum to the whole difference less that of no text.
 
     Of few units the values are exact, with errors of 0, unless `samples` says how many orders are drawn. Orders are drawn in
@@ -22,9 +21,9 @@ def shapley(removal: Removal, *, samples: int | None = None, seed: int = 0, task
     """
     units = removal.units
     if samples is None and units <= FEW:
-        return exact(removal, task), np.zeros(units)
+        return exact(removal), np.zeros(units)
     drawn = orders(units, samples or sampled(units), seed)
-    values = removal(np.concatenate([prefixes(order) for order in drawn]), task).reshape(len(drawn), units + 1)
+    values = removal(np.concatenate([prefixes(order) for order in drawn])).reshape(len(drawn), units + 1)
     added = np.empty((len(drawn), units))
     np.put_along_axis(added, drawn, np.diff(values, axis=1), axis=1)
     pairs = added.reshape(-1, 2, units).mean(axis=1)
@@ -36,11 +35,11 @@ def sampled(units: int) -> int:
     return 2 * max(2, min(MOST // 2, BUDGET // (2 * units)))
 
 
-def exact(removal: Removal, task: Task | None = None) -> Floats:
+def exact(removal: Removal) -> Floats:
     """The sum over all sets S without a unit i of |S|! (n - |S| - 1)! / n! (f(S + i) - f(S))."""
     units = removal.units
     sets = every_set(units)
-    values, sizes = removal(sets, task), sets.sum(axis=1)
+    values, sizes = removal(sets), sets.sum(axis=1)
     weights = np.array([factorial(size) * factorial(units - size - 1) / factorial(units) for size in range(units)])
     found = np.empty(units)
     for unit in range(units):

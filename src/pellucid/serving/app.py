@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pellucid.model import Model
-from pellucid.serving import chat, completions, embeddings, labels, responses, status, tokens
+from pellucid.serving import chat, completions, embeddings, explain, labels, responses, status, tokens
 from pellucid.serving.endpoints import Endpoint, told
 from pellucid.serving.errors import ApiError
 from pellucid.serving.guard import Guard
@@ -77,6 +77,13 @@ ENDPOINTS = (
         answer=labels.score,
         body=labels.ScoreRequest,
         gives=labels.Scores,
+    ),
+    Endpoint(
+        path="/v1/explain",
+        summary="What an answer hangs on, and how far that can be trusted",
+        answer=explain.explain,
+        body=explain.ExplainRequest,
+        gives=explain.Explained,
     ),
     Endpoint(
         path="/tokenize",

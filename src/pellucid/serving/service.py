@@ -108,7 +108,8 @@ class Service:
         apart = config.architecture == "encoder-decoder"
         scores = ["/v1/score"] if config.generates and not apart else []
         labels = ["/v1/classify"] if config.head in ("classify", "tag") else []
-        return [*writes, *scores, *labels, *([] if apart else ["/v1/embeddings"])]
+        why = ["/v1/explain"] if config.head != "none" else []
+        return [*writes, *scores, *labels, *why, *([] if apart else ["/v1/embeddings"])]
 
     def check_name(self, name: str | None) -> None:
         """Refuse a model that is not here."""

@@ -25,8 +25,14 @@ from pellucid.serving.writing import Following, News, Writing, within
 
 logger = logging.getLogger("pellucid.serving")
 
+Pause = Callable[[], None]
+
 PULSE = 1.0  # seconds after which a thread without work says that it is alive
 Value = TypeVar("Value")
+
+
+class Abandoned(Exception):
+    """Whoever asked for this work has gone."""
 
 
 @dataclass
@@ -36,12 +42,15 @@ class Job:
     work: Callable[[], object]
     future: asyncio.Future[object]
     call: Callable[[Callable[[], object]], None]
+    long: bool = False  # whether it pauses for steps and other jobs
 
     def do(self) -> None:
         if self.future.cancelled():
             return
         try:
             done = self.work()
+        except Abandoned:
+            return
         except PellucidError as error:
             self.fail(error)
         except Exception:  # of one request, which fails alone
@@ -135,6 +144,20 @@ class Worker:
             job.future.cancel()
             self.leave(1)
 
+    async def do_long(self, work: Callable[[Pause], Value], *, deadline: float) -> Value:
+        """The same of work that calls `pause` now and then: texts go on meanwhile, and other work is done."""
+        self.enter(1)
+        self.start()
+        future = asyncio.get_running_loop().create_future()
+        job = Job(lambda: work(lambda: self.pause(future)), future, self.call, long=True)
+        try:
+            self.jobs.append(job)
+            self.orders.put(None)
+            return cast(Value, await within(future, deadline))
+        finally:
+            future.cancel()
+            self.leave(1)
+
     async def stop(self) -> None:
         """End the thread; what is under way fails."""
         self.stopped = True
@@ -171,17 +194,35 @@ class Worker:
 
     def turn(self) -> None:
         """Take orders, do one job, make one step, and tell of it. Without work, wait for some."""
-        working = bool(self.jobs or (self.engine is not None and self.engine.busy))
-        try:
-            while True:
-                order = self.orders.get(block=not working, timeout=PULSE)
-                if order is not None:
-                    order()
-                working = True  # further orders are taken, but not waited for
-        except Empty:
-            pass
+        self.hear(wait=not (self.jobs or (self.engine is not None and self.engine.busy)))
         if self.jobs:
             self.jobs.popleft().do()
+        self.step()
+
+    def pause(self, future: asyncio.Future[object]) -> None:
+        """In the middle of long work: the same, without more long work. Raises if nobody waits for this any more."""
+        if future.cancelled() or self.stopped:
+            raise Abandoned
+        self.beat = time.monotonic()
+        self.hear(wait=False)
+        for job in [job for job in [*self.jobs] if not job.long][:1]:
+            self.jobs.remove(job)
+            job.do()
+        self.step()
+
+    def hear(self, *, wait: bool) -> None:
+        """Take all orders; if there is nothing to do, wait for one."""
+        try:
+            while True:
+                order = self.orders.get(block=wait, timeout=PULSE)
+                if order is not None:
+                    order()
+                wait = False  # further orders are taken, but not waited for
+        except Empty:
+            pass
+
+    def step(self) -> None:
+        """Write a token of each text."""
         if self.engine is not None and self.engine.busy:
             began = time.monotonic()
             self.engine.step()

@@ -50,6 +50,11 @@ export async function tokenize(body, signal) {
   return (await (await request("tokenize", { body, signal })).json()).tokens;
 }
 
+/** What an answer hangs on, as the server has found. */
+export async function explain(body, signal) {
+  return (await request("v1/explain", { body, signal })).json();
+}
+
 /** The chunks of a streamed answer, as the server sends them. Throws `Trouble` when it breaks off. */
 export async function* stream(path, body, signal) {
   const response = await request(path, { body: { ...body, stream: true }, signal });

@@ -37,7 +37,7 @@ function listen(board) {
     board.focus();
   });
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !$("#key").open && !close()) board.stop();
+    if (event.key === "Escape" && !$("dialog[open]") && !close()) board.stop();
   });
 }
 

@@ -5,6 +5,8 @@ import { Composer } from "./composer.js";
 import { canGoOn, describe } from "./model.js";
 import { isOpen } from "./peek.js";
 import { Exchange } from "./exchange.js";
+import { isWhole } from "./tokens.js";
+import { why } from "./why.js";
 
 const BEGIN = { chat: "Ask something below.", completion: "Begin a text below, and the model goes on with it." };
 const LOOK =
@@ -39,6 +41,7 @@ export class Column {
         goesOn &&
         ((version, { index, alternative }) =>
           this.write(version.exchange.add([...version.tokens.list.slice(0, index), chosen(version, index, alternative)]))),
+      why: (version, index) => this.why(version, index),
       seed: (seed) => board.useSeed(this, seed),
       drawn: () => this.follow(),
     };
@@ -102,15 +105,27 @@ export class Column {
     const controller = (this.controller = new AbortController());
     this.composer.busy = true;
     this.board.changed();
-    const { said } = version.exchange;
     const settings = { ...this.settings, seed: this.settings.seed ?? seed };
-    const system = settings.system ? [{ role: "system", content: settings.system }] : [];
-    const messages = [...system, ...version.exchange.messages()];
-    await version.write({ mode: this.mode, model: this.board.model.id, said, messages, settings }, controller.signal);
+    const request = { mode: this.mode, model: this.board.model.id, ...this.context(version), settings };
+    await version.write(request, controller.signal);
     if (this.controller !== controller) return; // another text has begun meanwhile
     this.controller = null;
     this.composer.busy = false;
     this.board.changed();
+  }
+
+  /** Ask what a token hangs on. */
+  why(version, index) {
+    const token = version.tokens.list[index];
+    const others = token.top.filter((other) => other.text !== token.text && isWhole(other));
+    const begun = version.tokens.texts.slice(0, index).join("");
+    why({ mode: this.mode, model: this.board.model.id, ...this.context(version), begun }, token, others);
+  }
+
+  /** What stands before a version's text. */
+  context(version) {
+    const system = this.settings.system ? [{ role: "system", content: this.settings.system }] : [];
+    return { said: version.exchange.said, messages: [...system, ...version.exchange.messages()] };
   }
 
   /** Whether there was something to stop. */

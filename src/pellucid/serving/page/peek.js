@@ -62,9 +62,22 @@ function open(span, pinned = false) {
     tokens.element.dispatchEvent(new CustomEvent("branch", { detail: { index, alternative } }));
   };
   describe(tokens.list[index], tokens.fixed ? null : branch);
+  const ask = $("[name=why]", peek);
+  ask.hidden = !canAsk(tokens.list, index) || (tokens.fixed && index > 0); // what cannot be gone on with is asked about its beginning
+  ask.onclick = () => {
+    close();
+    tokens.element.dispatchEvent(new CustomEvent("why", { detail: { index } }));
+  };
   peek.hidden = false;
   position();
 }
+
+/** Whether the token and what stands before it are whole characters, and another was close. */
+const canAsk = (list, index) =>
+  list[index].logprob !== undefined &&
+  [list[index - 1], list[index]].every((token) => !token || isWhole(token)) &&
+  list[index].text !== "" &&
+  list[index].top.some((other) => other.text !== list[index].text && isWhole(other));
 
 function describe(token, branch) {
   const share = token.logprob === undefined ? null : Math.exp(token.logprob);
@@ -99,7 +112,7 @@ function row(token, written, branch) {
 }
 
 function keys(event) {
-  const choices = [...peek.querySelectorAll("button")];
+  const choices = [...peek.querySelectorAll("button:not([hidden])")];
   if (placeOf(event.target) && ["Enter", " ", "ArrowDown"].includes(event.key) && choices.length) {
     event.preventDefault();
     if (shown?.span !== event.target) open(event.target);

@@ -24,6 +24,7 @@ export class Version {
     $("[name=seed]", this.element).addEventListener("click", () => actions.seed(this.seed));
     $("[name=copy]", this.element).addEventListener("click", () => this.copy());
     $("[name=copy]", this.element).hidden = !navigator.clipboard;
+    this.tokens.element.addEventListener("why", ({ detail }) => actions.why(this, detail.index));
     this.tokens.element.addEventListener("branch", ({ detail }) => actions.branch?.(this, detail));
     this.drawn = actions.drawn;
   }

@@ -16,16 +16,17 @@ export async function* write({ mode, model, said, messages, begun, settings }, s
     for await (const { choices } of stream("v1/chat/completions", body, signal)) if (choices.length) yield fromChat(choices[0]);
     return;
   }
-  const prompt = mode === "chat" ? await answerBegun(model, messages, begun, signal) : said + begun;
+  const prompt = await promptOf({ mode, model, said, messages, begun }, signal);
   const read = completionReader();
   for await (const { choices } of stream("v1/completions", { ...common, prompt, logprobs: CLOSE }, signal))
     if (choices.length) yield read(choices[0]);
 }
 
-/** The tokens of a conversation whose last answer has begun: what the model goes on with. */
-async function answerBegun(model, messages, begun, signal) {
+/** What the model goes on with: a text, or the tokens of a conversation whose last answer may have begun. */
+export async function promptOf({ mode, model, said, messages, begun }, signal) {
+  if (mode !== "chat") return said + begun;
   const asked = await tokenize({ model, messages }, signal);
-  return [...asked, ...(await tokenize({ model, prompt: begun, add_special_tokens: false }, signal))];
+  return begun ? [...asked, ...(await tokenize({ model, prompt: begun, add_special_tokens: false }, signal))] : asked;
 }
 
 function fromChat({ delta, logprobs, finish_reason: finish }) {
