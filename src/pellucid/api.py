@@ -26,6 +26,7 @@ from pellucid.evaluation.perplexity import Perplexity, perplexity
 from pellucid.evaluation.predict import known_temperature
 from pellucid.explanation.explanation import Explanation, explain_answer
 from pellucid.explanation.parts import Parts, Story, checkpoints_of, parts_of, story_of
+from pellucid.explanation.probes import Probes, probe
 from pellucid.finetuning import teach
 from pellucid.generation import generate as writing
 from pellucid.generation.settings import Sampling
@@ -34,7 +35,9 @@ from pellucid.loading import Dtype, end_ids, open_model, special_ids
 from pellucid.model import Model
 from pellucid.network.network import Network
 from pellucid.text.chat import ChatTemplate, Message, encode_chat
+from pellucid.text.columns import Columns
 from pellucid.text.corpus import Corpus
+from pellucid.text.labelled import classes_of, read_rows
 from pellucid.text.tables import Table
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.training import pretrain as pretraining
@@ -53,6 +56,7 @@ __all__ = [
     "convert",
     "evaluate",
     "explain",
+    "explain_labels",
     "explain_parts",
     "explain_training",
     "finetune",
@@ -306,7 +310,8 @@ def explain_parts(
     """What each attention head of a decoder does: a card with its scores, what is lost without it, and where it does most.
 
     The heads are watched on the first windows of a corpus, or of what the model itself writes. `options` are those of
-    `explanation.heads.head_cards`: windows, length, ablate, seed, progress. Raises a `PellucidError`.
+    `explanation.parts.parts_of`: neurons (layer and number of some that get a card too), windows, length, ablate, seed,
+    progress. Raises a `PellucidError`.
     """
     held = model if isinstance(model, Model) else load(model)
     name = str(held.path or "the model") if isinstance(model, Model) else str(model)
@@ -329,6 +334,19 @@ def explain_training(
 
     checkpoints = [(step, partial(opened, folder)) for step, folder in checkpoints_of(RunFolder(path))]
     return story_of(checkpoints, _texts(corpus) or (), name=str(path), seed=seed, progress=progress)
+
+
+def explain_labels(model: Model | str | Path, data: Any, *, columns: Columns | None = None, **options: Any) -> Probes:
+    """Where in a network the tags of words can be read off by a linear rule, beside a control task: linear probes.
+
+    `data` are rows of tagged words, as `finetune` takes them for the task tag. `options` are those of
+    `explanation.probes.probe`: sites, seed, progress. Raises a `PellucidError`.
+    """
+    held = model if isinstance(model, Model) else load(model)
+    rows = read_rows(data, columns or Columns(), "tag", few=False).rows
+    words = [row.words for row in rows if row.words is not None]
+    tags = [list(classes_of(row)) for row in rows if row.words is not None]
+    return probe(held.network, held.tokenizer, words, tags, **options)
 
 
 def _texts(corpus: Any) -> Iterable[str] | None:

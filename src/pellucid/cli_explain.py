@@ -15,10 +15,10 @@ from pellucid.core.progress import console
 if TYPE_CHECKING:
     from pellucid.explanation.explanation import Explanation
     from pellucid.explanation.parts import Parts, Story
+    from pellucid.explanation.probes import Probes
     from pellucid.model import Model
 
-KINDS = (".html", ".json", ".png", ".svg", ".pdf")
-OPTIONS = {"spans": "span", "methods": "method"}  # names that are said once for each
+OPTIONS = {"spans": "span", "methods": "method", "neurons": "neuron"}  # names that are said once for each
 
 
 def explain(
@@ -38,6 +38,8 @@ def explain(
     steps: int | None = None,
     corpus: Annotated[list[str] | None, Parameter(negative=())] = None,
     over_training: Annotated[bool, Parameter(negative=())] = False,
+    neurons: Annotated[list[str] | None, Parameter(name="--neuron", negative=())] = None,
+    probe: Annotated[list[str] | None, Parameter(negative=())] = None,
     seed: int = 0,
     out: Annotated[list[Path] | None, Parameter(negative=())] = None,
     device: str = "auto",
@@ -94,6 +96,10 @@ def explain(
         files on which heads are watched; without them on what the model itself writes
     over_training
         the model is a run: follow its heads through the checkpoints that it has kept
+    neurons
+        a neuron that gets a card too, as LAYER.NUMBER; may be given several times
+    probe
+        rows of tagged words: how well a linear rule reads the tags off each layer, beside labels drawn at random
     seed
         of the random orders, or of the random tokens on which heads are watched
     out
@@ -113,20 +119,24 @@ def explain(
         print all figures as JSON
     """
     from pellucid import api
+    from pellucid.explanation.neurons import parsed
 
-    check_out(out or (), force=force)
+    check_out(out or (), whole=text is not None, force=force)
     of_text: dict[str, Any] = {"target": target, "foil": foil, "word": word, "against": against, "by": by, "spans": spans}
     of_text |= {"methods": methods, "removal": removal, "samples": samples, "steps": steps}
-    check_effect(text, of_text | {"chat": chat}, {"corpus": corpus, "over_training": over_training})
+    of_parts = {"corpus": corpus, "over_training": over_training, "neurons": neurons, "probe": probe}
+    check_effect(text, of_text | {"chat": chat}, of_parts, {"device": device, "precision": precision, "threads": threads})
     paths, progress = dashes(corpus or ()), console(quiet=quiet)
-    found: Explanation | Parts | Story
+    found: Explanation | Parts | Story | Probes
     if over_training:
         if not paths:
             raise ConfigError("--over-training needs a text on which every checkpoint is watched; give --corpus FILE")
         found = api.explain_training(model, paths, seed=seed, progress=progress)
+    elif probe:
+        found = api.explain_labels(opened(model, device, precision, threads), dashes(probe), seed=seed, progress=progress)
     elif text is None:
         held = opened(model, device, precision, threads)
-        found = api.explain_parts(held, paths or None, seed=seed, progress=progress)
+        found = api.explain_parts(held, paths or None, neurons=parsed(neurons or []), seed=seed, progress=progress)
     else:
         held = opened(model, device, precision, threads)
         asked: Any = [{"role": "user", "content": text}] if chat else text
@@ -155,20 +165,34 @@ def opened(model: str, device: str, precision: str, threads: int | Literal["auto
     return held
 
 
-def check_out(out: Sequence[Path], *, force: bool) -> None:
+def check_out(out: Sequence[Path], *, whole: bool, force: bool) -> None:
     """Refuse files that cannot be written before the work begins."""
+    from pellucid.explanation.explanation import KINDS
+    from pellucid.explanation.saving import check_path
+
     for path in out:
-        if path.suffix not in KINDS:
-            raise ConfigError(f"{path}: an explanation is written as {', '.join(KINDS)}, not {path.suffix!r}")
-        if path.exists() and not force:
-            raise ConfigError(f"{path} exists already; pass --force to replace it, or choose another --out")
+        check_path(path, KINDS if whole else (".html", ".json"), force=force)
     if force and not out:
         raise ConfigError("--force has no effect without --out; leave it out")
 
 
-def check_effect(text: str | None, of_text: dict[str, Any], of_parts: dict[str, Any]) -> None:
-    """Refuse options that have no effect on what is explained: a text's answer, or a model's parts."""
-    idle, what = (of_text, "without a text") if text is None else (of_parts, "on the answer to a text")
+def check_effect(text: str | None, of_text: dict[str, Any], of_parts: dict[str, Any], of_model: dict[str, Any]) -> None:
+    """Refuse options that have no effect on what is explained."""
+    chosen = [name for name in ("over_training", "probe") if of_parts[name]]
+    if text is not None:
+        idle, what = of_parts, "on the answer to a text"
+    elif not chosen:
+        idle, what = of_text, "without a text"
+    else:
+        others = {name: value for name, value in of_parts.items() if name != chosen[0]}
+        idle, what = of_text | others, f"with {option(chosen[0])}"
+        if chosen[0] == "over_training":
+            idle = idle | of_model
+            del idle["corpus"]
     for name, value in idle.items():
         if value not in (None, False, "auto"):
-            raise ConfigError(f"--{OPTIONS.get(name, name).replace('_', '-')} has no effect {what}; leave it out")
+            raise ConfigError(f"{option(name)} has no effect {what}; leave it out")
+
+
+def option(name: str) -> str:
+    return f"--{OPTIONS.get(name, name).replace('_', '-')}"

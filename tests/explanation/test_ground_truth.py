@@ -15,7 +15,7 @@ from pellucid.explanation.faithfulness import Chance
 from pellucid.explanation.heads import head_cards, induction_scores
 from pellucid.explanation.question import ask
 from pellucid.explanation.removal import Removal
-from pellucid.explanation.windows import losses, repeated
+from pellucid.explanation.windows import losses, repeated, windows_of
 from pellucid.network.build import build
 from pellucid.network.families import FAMILIES
 from pellucid.network.taps import Taps
@@ -73,7 +73,7 @@ def in_context_gain(network, heads=()):
 
 def named(network):
     """The induction heads that the cards name."""
-    cards = head_cards(network, WORDS, [ALICE], windows=4, length=48, ablate=False)
+    cards = head_cards(network, WORDS, windows_of(network, WORDS, [ALICE], count=4, length=48), ablate=False)
     return [(card.layer, card.head) for card in cards if card.is_induction]
 
 
@@ -84,7 +84,7 @@ def test_two_layers_of_attention_have_induction_heads_and_the_gain_hangs_on_them
     assert found
     assert {layer for layer, _ in found} == {1}  # they read what the heads below have found out
     assert in_context_gain(network, found) < 0.1 * plain
-    cards = head_cards(network, WORDS, [ALICE], windows=4, length=48, ablate=False)
+    cards = head_cards(network, WORDS, windows_of(network, WORDS, [ALICE], count=4, length=48), ablate=False)
     assert max(cards, key=lambda card: card.previous_token).layer == 0
 
 

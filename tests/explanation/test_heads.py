@@ -153,7 +153,7 @@ def test_parts_that_there_are_not():
 
 
 def test_cards_hold_everything_about_each_head():
-    cards = head_cards(NETWORK, WORDS, [ALICE], windows=4, length=40)
+    cards = head_cards(NETWORK, WORDS, windows())
     assert [(card.layer, card.head) for card in cards] == [(layer, head) for layer in range(2) for head in range(4)]
     for card in cards:
         assert card.ablation.part == card.name
@@ -168,7 +168,7 @@ def test_cards_hold_everything_about_each_head():
 def test_cards_of_a_quantised_model_know_no_copying():
     model = writer("llama", d_model=64, heads=2, kv_heads=1, d_head=32, d_mlp=128)
     hold(model.network, Holding(precision="int8"))
-    cards = head_cards(model.network, WORDS, [ALICE], windows=3, length=30, ablate=False)
+    cards = head_cards(model.network, WORDS, windows(3, 30), ablate=False)
     assert {card.copying for card in cards} == {None}
 
 
@@ -176,4 +176,4 @@ def test_cards_of_a_quantised_model_know_no_copying():
 def test_models_without_such_heads_say_so(model):
     made = model()
     with pytest.raises(ModelError, match="has no heads that continue a text, which cards are about; use a decoder"):
-        head_cards(made.network, made.tokenizer, [ALICE])
+        head_cards(made.network, made.tokenizer, windows())

@@ -149,10 +149,10 @@ def test_every_kind_of_model_has_a_page_a_picture_and_json(kind, tmp_path):
 
 def test_nothing_is_overwritten_unasked(found, tmp_path):
     found.save(tmp_path / "a.json")
-    with pytest.raises(ConfigError, match=r"a.json exists; choose another name, or pass --force to replace it"):
+    with pytest.raises(ConfigError, match=r"a.json exists already; choose another name, or pass --force to replace it"):
         found.save(tmp_path / "a.json")
     found.save(tmp_path / "a.json", force=True)
-    with pytest.raises(ConfigError, match=r"a.txt: an explanation is written as .html, .json or .png, .svg, .pdf, not '.txt'"):
+    with pytest.raises(ConfigError, match=r"a.txt: this is written as .html, .json, .png, .svg, .pdf, not '.txt'"):
         found.save(tmp_path / "a.txt")
 
 

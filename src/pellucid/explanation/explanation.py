@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pellucid.core.errors import ConfigError
-from pellucid.core.files import write_json, write_text
 from pellucid.core.progress import Progress
 from pellucid.explanation.attribution import Attribution, Attributions, Method, attribute
 from pellucid.explanation.drawing import shortened
 from pellucid.explanation.faithfulness import Faithfulness
+from pellucid.explanation.gates import Gates, gates_of
 from pellucid.explanation.lens import Lens, logit_lens
 from pellucid.explanation.patching import Patching, patch
 from pellucid.explanation.patterns import Patterns, patterns_of
 from pellucid.explanation.question import Question, ask
 from pellucid.explanation.removal import Removal, Way
+from pellucid.explanation.saving import check_path, save
 from pellucid.explanation.shares import Shares, direct_shares
 from pellucid.explanation.units import By
 from pellucid.network.network import Network
@@ -26,6 +26,7 @@ from pellucid.text.tokenizer import Tokenizer
 from pellucid.text.word_spans import Span
 
 PICTURES = (".png", ".svg", ".pdf")
+KINDS = (".html", ".json", *PICTURES)
 PRINTED = 8  # units and places
 
 
@@ -39,6 +40,7 @@ class Explanation:
     shares: Shares | None  # None, and so the lens: this network has no stream
     lens: Lens | None
     patching: Patching | None  # None: no other prompt was given
+    gates: Gates | None  # of an LSTM
 
     @property
     def difference(self) -> float:
@@ -98,6 +100,7 @@ class Explanation:
             "shares": None if shares is None else shares.to_json(),
             "lens": None if lens is None else lens.to_json(),
             "patching": None if patching is None else patching.to_json(),
+            "gates": None if self.gates is None else self.gates.to_json(),
         }
 
     def lines(self) -> list[str]:
@@ -143,21 +146,11 @@ class Explanation:
         from pellucid.explanation.pictures import picture_of
 
         path = Path(path)
-        check_kind(path)
-        if path.exists() and not force:
-            raise ConfigError(f"{path} exists; choose another name, or pass --force to replace it")
-        if path.suffix == ".html":
-            write_text(path, self.to_html())
-        elif path.suffix == ".json":
-            write_json(path, self.to_json())
-        else:
+        check_path(path, KINDS, force=force)
+        if path.suffix in PICTURES:
             picture_of(self, path)
-
-
-def check_kind(path: Path) -> None:
-    """Refuse a file that an explanation cannot be written to."""
-    if path.suffix not in (".html", ".json", *PICTURES):
-        raise ConfigError(f"{path}: an explanation is written as .html, .json or {', '.join(PICTURES)}, not {path.suffix!r}")
+        else:
+            save(self, path, force=force)
 
 
 def told(one: Attribution) -> dict[str, Any]:
@@ -205,4 +198,5 @@ def explain_answer(
         shares=direct_shares(question) if streams else None,
         lens=logit_lens(question) if streams else None,
         patching=patching,
+        gates=gates_of(question),
     )

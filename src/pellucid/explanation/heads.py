@@ -6,7 +6,6 @@ tokens that are said twice, beside the same tokens in another order, on which th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -20,7 +19,7 @@ from pellucid.core.errors import ModelError
 from pellucid.core.progress import Progress, Silent
 from pellucid.evaluation.intervals import Estimate
 from pellucid.explanation.ablation import Ablation, Ablator, interval
-from pellucid.explanation.windows import decoded, repeated, windows_of
+from pellucid.explanation.windows import decoded, repeated
 from pellucid.network.network import Network
 from pellucid.network.taps import Taps
 from pellucid.network.transformer import Transformer
@@ -90,28 +89,30 @@ class HeadCard:
         return {"name": self.name, "trade": self.trade, **asdict(self)}
 
 
-def head_cards(
-    network: Network,
-    tokenizer: Tokenizer,
-    texts: Iterable[str] | None = None,
-    *,
-    windows: int = WINDOWS,
-    length: int = LENGTH,
-    ablate: bool = True,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> list[HeadCard]:
-    """A card for every head of a decoder, on windows of `texts`, or of what the model itself writes.
-
-    Raises `ModelError` for a network without heads that write text: a bag of words, an LSTM, an encoder.
-    """
+def check_has_heads(network: Network) -> None:
+    """Refuse a network that has no heads which continue a text."""
     if not (isinstance(network, Transformer) and network.config.generates):
         raise ModelError(
             f"a {network.config.family} model of this kind has no heads that continue a text, which cards are about; "
             "use a decoder, such as GPT-2 or Llama"
         )
+
+
+def head_cards(
+    network: Network,
+    tokenizer: Tokenizer,
+    ids: Int[Tensor, "windows seq"],
+    *,
+    ablate: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[HeadCard]:
+    """A card for every head of a decoder, on windows of text.
+
+    Raises `ModelError` for a network without heads that write text: a bag of words, an LSTM, an encoder.
+    """
+    check_has_heads(network)
     network.eval()
-    ids = windows_of(network, tokenizer, texts, count=windows, length=length, seed=seed)
     layers, heads = network.config.layers, network.config.heads
     seen = on_text(network, tokenizer, ids)
     repeats = induction_scores(network, tokenizer, seed)

@@ -11,14 +11,25 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from pellucid.core.errors import ConfigError, RunError
-from pellucid.core.files import write_json, write_text
+from pellucid.core.errors import RunError
 from pellucid.core.pages import page
 from pellucid.core.progress import Progress, Silent
 from pellucid.core.run import RunFolder
 from pellucid.evaluation.figures import LINES, MARKS, picture
 from pellucid.explanation.drawing import heatmap
-from pellucid.explanation.heads import TRADES, HeadCard, copying_scores, head_cards, induction_scores, on_text
+from pellucid.explanation.heads import (
+    LENGTH,
+    TRADES,
+    WINDOWS,
+    HeadCard,
+    check_has_heads,
+    copying_scores,
+    head_cards,
+    induction_scores,
+    on_text,
+)
+from pellucid.explanation.neurons import NeuronCard, neuron_cards
+from pellucid.explanation.saving import save
 from pellucid.explanation.windows import losses, windows_of
 from pellucid.network.network import Network
 from pellucid.text.tokenizer import Tokenizer
@@ -35,9 +46,11 @@ class Parts:
     name: str
     cards: tuple[HeadCard, ...]
     text: str  # what they were watched on
+    neurons: tuple[NeuronCard, ...] = ()  # those that were asked for
 
     def to_json(self) -> dict[str, Any]:
-        return {"model": self.name, "watched_on": self.text, "heads": [card.to_json() for card in self.cards]}
+        heads, neurons = ([card.to_json() for card in cards] for cards in (self.cards, self.neurons))
+        return {"model": self.name, "watched_on": self.text, "heads": heads, "neurons": neurons}
 
     def lines(self) -> list[str]:
         """For a terminal: the heads of each trade, and those without which most is lost."""
@@ -52,6 +65,11 @@ class Parts:
                 change = card.ablation.change
                 lost = f"{change.value:+.4f} nats a token ({change.low:+.4f} to {change.high:+.4f})"
                 said.append(f"  {card.name:<22} {lost}   {card.trade}".rstrip())
+        for neuron in self.neurons:
+            raised = ", ".join(repr(token) for token, _ in neuron.raises[:5])
+            best = neuron.examples[0]
+            said += ["", f"{neuron.name}: active at {neuron.active:.0%} of tokens, raises {raised}"]
+            said.append(f"  most at {best.token!r} after {best.before[-60:]!r} ({best.activation:+.2f})")
         return said
 
     def to_html(self) -> str:
@@ -63,6 +81,7 @@ class Parts:
             maps=[(title, self.map(title, value)) for title, value in COLUMNS.items()],
             trades={trade: [card for card in self.cards if card.trade == trade] for trade in TRADES},
             cards=sorted(self.cards, key=lambda card: -worth(card))[:SHOWN],
+            neurons=self.neurons,
             version=version("pellucid"),
         )
 
@@ -79,7 +98,7 @@ class Parts:
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write the page (`.html`) or the figures (`.json`)."""
-        write(self, Path(path), force=force)
+        save(self, Path(path), force=force)
 
 
 COLUMNS: dict[str, Callable[[HeadCard], float | None]] = {
@@ -105,13 +124,20 @@ def parts_of(
     texts: Iterable[str] | None = None,
     *,
     name: str = "the model",
+    neurons: Sequence[tuple[int, int]] = (),
+    windows: int = WINDOWS,
+    length: int = LENGTH,
+    ablate: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
-    **options: Any,
 ) -> Parts:
-    """What the heads of a model do; `options` are those of `heads.head_cards`."""
-    cards = head_cards(network, tokenizer, texts, seed=seed, progress=progress, **options)
-    return Parts(name, tuple(cards), "what the model itself writes" if texts is None else "the text that was given")
+    """What the heads of a model do, and some neurons (layer, number), on windows of texts or of what it writes itself."""
+    check_has_heads(network)
+    ids = windows_of(network, tokenizer, texts, count=windows, length=length, seed=seed)
+    found = neuron_cards(network, tokenizer, ids, list(neurons)) if neurons else []
+    cards = head_cards(network, tokenizer, ids, ablate=ablate, seed=seed, progress=progress)
+    said = "what the model itself writes" if texts is None else "the text that was given"
+    return Parts(name, tuple(cards), said, tuple(found))
 
 
 @dataclass(frozen=True)
@@ -176,7 +202,7 @@ class Story:
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write the page (`.html`) or the figures (`.json`)."""
-        write(self, Path(path), force=force)
+        save(self, Path(path), force=force)
 
 
 def story_of(
@@ -216,14 +242,3 @@ def checkpoints_of(run: RunFolder) -> list[tuple[int, Path]]:
             "train with: --checkpoint-every N --training.keep 100"
         )
     return found
-
-
-def write(found: Parts | Story, path: Path, *, force: bool) -> None:
-    if path.suffix not in (".html", ".json"):
-        raise ConfigError(f"{path}: cards are written as .html or .json, not {path.suffix!r}")
-    if path.exists() and not force:
-        raise ConfigError(f"{path} exists; choose another name, or pass --force to replace it")
-    if path.suffix == ".json":
-        write_json(path, found.to_json())
-    else:
-        write_text(path, found.to_html())

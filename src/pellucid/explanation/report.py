@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from pellucid.core.pages import page
 from pellucid.explanation.attribution import Attribution
 from pellucid.explanation.drawing import heatmap, ink, shortened, tint
+from pellucid.explanation.gates import Gates
 from pellucid.explanation.lens import Lens
 from pellucid.explanation.patching import Patching, Place
 from pellucid.explanation.patterns import Patterns
@@ -59,6 +60,7 @@ def report(found: Explanation, patterns: Patterns | None) -> str:
         shortened=shortened,
         patching=patching,
         maps=[] if patching is None else patch_maps(patching),
+        gates=None if found.gates is None else gate_map(found.gates),
         patterns=None if patterns is None else patterns.to_json(),
         facts=facts(found.question),
     )
@@ -130,6 +132,13 @@ def lens_map(lens: Lens) -> Markup:
     """The difference at each height."""
     rows = [[value] for value in lens.differences]
     return heatmap(rows, [shortened(name, 22) for name in lens.heights], [""], title="the difference there", cell=(90, 14))
+
+
+def gate_map(gates: Gates) -> Markup:
+    """How far each gate of each layer opens at the last tokens, and what the cells hold."""
+    rows = [list(values[-COLUMNS:]) for values in gates.values.values()]
+    names = [shortened(token) for token in gates.tokens[-COLUMNS:]]
+    return heatmap(rows, list(gates.values), names, title="gates and cells", most=1.0)
 
 
 def patch_maps(patching: Patching) -> list[tuple[str, Markup]]:
