@@ -283,7 +283,7 @@ def explain(
     *,
     target: str | None = None,
     foil: str | None = None,
-    against: str | None = None,
+    against: str | Sequence[int] | Sequence[Message] | None = None,
     **options: Any,
 ) -> Explanation:
     """Why a model answers a text with the target rather than the foil, and how far each answer to that can be trusted.
@@ -295,13 +295,17 @@ def explain(
     or sentences), spans, methods, removal, samples, steps, seed. Raises a `PellucidError`.
     """
     held = model if isinstance(model, Model) else load(model)
-    asked = text
-    if not isinstance(text, str) and len(text) and isinstance(text[0], Mapping):
-        template = ChatTemplate.of(held.tokenizer)
-        asked = encode_chat(held.tokenizer, template, cast(Sequence[Message], text), add_generation_prompt=True)
+    asked, other = (_encoded(held, given) for given in (text, against))
     name = str(held.path or "the model") if isinstance(model, Model) else str(model)
-    options |= {"target": target, "foil": foil, "against": against, "name": name}
+    options |= {"target": target, "foil": foil, "against": other, "name": name}
     return explain_answer(held.network, held.tokenizer, cast(Any, asked), **options)
+
+
+def _encoded(held: Model, text: Any) -> Any:
+    """A conversation as the tokens that the model answers to; anything else as it is."""
+    if not isinstance(text, Sequence) or isinstance(text, str) or not text or not isinstance(text[0], Mapping):
+        return text
+    return encode_chat(held.tokenizer, ChatTemplate.of(held.tokenizer), text, add_generation_prompt=True)
 
 
 def explain_parts(

@@ -139,8 +139,9 @@ def explain(
         found = api.explain_parts(held, paths or None, neurons=parsed(neurons or []), seed=seed, progress=progress)
     else:
         held = opened(model, device, precision, threads)
-        asked: Any = [{"role": "user", "content": text}] if chat else text
-        of_text |= {"word": int(word) if word is not None and word.isdigit() else word, "spans": spans or ()}
+        asked, other = (as_asked(one, chat=chat) for one in (text, against))
+        of_text |= {"against": other}
+        of_text |= {"word": int(word) if word is not None and word.isdecimal() else word, "spans": spans or ()}
         found = api.explain(held, asked, seed=seed, progress=progress, **of_text)
     for path in out or ():
         found.save(path, force=force)
@@ -149,6 +150,11 @@ def explain(
     print(*found.lines(), sep="\n")
     if out:
         print("written to", ", ".join(map(str, out)))
+
+
+def as_asked(text: str | None, *, chat: bool) -> Any:
+    """A text, or the message to the assistant that it is."""
+    return [{"role": "user", "content": text}] if chat and text is not None else text
 
 
 def opened(model: str, device: str, precision: str, threads: int | Literal["auto"]) -> Model:
@@ -171,6 +177,8 @@ def check_out(out: Sequence[Path], *, whole: bool, force: bool) -> None:
     from pellucid.explanation.saving import check_path
 
     for path in out:
+        if list(out).count(path) > 1:
+            raise ConfigError(f"--out {path} is given twice; leave one out")
         check_path(path, KINDS if whole else (".html", ".json"), force=force)
     if force and not out:
         raise ConfigError("--force has no effect without --out; leave it out")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from asked import classifier, filler, writer
+from asked import classifier, filler, question, writer
 from tiny import ALICE
 
 from pellucid.core.errors import ConfigError, CorpusError, ModelError
 from pellucid.core.precision import Holding
 from pellucid.explanation.ablation import Ablator
+from pellucid.explanation.gates import gates_of
 from pellucid.explanation.heads import copying_scores, head_cards, induction_scores, is_delimiter, on_text
+from pellucid.explanation.neurons import neuron_cards
 from pellucid.explanation.windows import losses, repeated, windows_of
+from pellucid.network.adapters import LoRA, attach, merge
 from pellucid.network.holding import hold
 from pellucid.network.taps import Taps
 
@@ -44,6 +47,10 @@ def test_without_a_text_the_model_writes_one():
     ids = windows_of(NETWORK, WORDS, None, count=3, length=20, seed=5)
     assert ids.shape == (3, 20)
     assert torch.equal(ids, windows_of(NETWORK, WORDS, None, count=3, length=20, seed=5))
+    assert len({tuple(row) for row in ids.tolist()}) == 3
+    assert (ids[:, 1:] != WORDS.end_of_text).all()
+    with pytest.raises(ConfigError, match="1 windows of 20 tokens show nothing; take 2 or more, of 8 or more"):
+        windows_of(NETWORK, WORDS, None, count=1, length=20)
 
 
 def test_scores_of_text_by_their_definitions():
@@ -177,3 +184,48 @@ def test_models_without_such_heads_say_so(model):
     made = model()
     with pytest.raises(ModelError, match="has no heads that continue a text, which cards are about; use a decoder"):
         head_cards(made.network, made.tokenizer, windows())
+
+
+def test_copying_counts_what_an_adapter_adds():
+    network = writer("gpt2").network
+    plain = copying_scores(network)
+    attach(network, LoRA(rank=4), seed=0)
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if name.endswith("lora_b"):
+                weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+    adapted = copying_scores(network)
+    assert np.abs(adapted - plain).max() > 0.01
+    assert np.allclose(adapted, copying_scores(merge(network)), atol=1e-4)
+
+
+def test_a_neuron_raises_what_its_weights_lead_to():
+    ids = windows()
+    [card] = neuron_cards(NETWORK, WORDS, ids, [(1, 7)])
+    direction = NETWORK.head.weight.float() @ (NETWORK.norm.weight * NETWORK.blocks[1].mlp.down.weight[:, 7])
+    best = direction[: WORDS.vocab_size].topk(8)
+    assert [value for _, value in card.raises] == pytest.approx(best.values.tolist(), abs=1e-5)
+    assert [token for token, _ in card.raises] == [WORDS.decode([id], special=True) for id in best.indices.tolist()]
+    assert card.lowers[0][1] == pytest.approx(float(direction[: WORDS.vocab_size].min()), abs=1e-5)
+    taps = Taps("blocks.1.mlp.neurons")
+    with torch.no_grad():
+        NETWORK(ids, taps=taps)
+    values = taps["blocks.1.mlp.neurons"][..., 7]
+    assert card.examples[0].activation == pytest.approx(float(values.max()))
+    assert card.mean == pytest.approx(float(values.mean()), abs=1e-6)
+    with pytest.raises(ConfigError, match="there is no neuron 99 in layer 1; layers are 0 to 1, neurons 0 to 47"):
+        neuron_cards(NETWORK, WORDS, ids, [(1, 99)])
+
+
+def test_an_lstms_gates_over_a_text():
+    asked = question(writer("lstm"), target="a", foil="b")
+    found = gates_of(asked)
+    taps = Taps("*")
+    with torch.no_grad():
+        asked.network(torch.tensor([asked.ids]), taps=taps)
+    assert found.values["blocks.0.forget_gate"] == pytest.approx(
+        taps["blocks.0.forget_gate"][0].mean(dim=-1).tolist(), abs=1e-6
+    )
+    cells = taps["blocks.0.cell"][0].square().mean(dim=-1).sqrt()
+    assert found.values["blocks.0.cell"] == pytest.approx(cells.tolist(), abs=1e-5)
+    assert gates_of(question(writer("gpt2"), target="a", foil="b")) is None

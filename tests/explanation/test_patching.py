@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from asked import classifier, of_answers, question, writer
+from asked import classifier, filler, of_answers, question, writer
 
 from pellucid.core.errors import ConfigError
 from pellucid.core.precision import Holding
@@ -21,15 +21,20 @@ ASKED = {
     "gpt2": lambda: question(writer("gpt2"), FIRST, target="a", foil="b"),
     "llama, continuations": lambda: question(writer("llama"), FIRST, target=" ran", foil=" fell down"),
     "t5": lambda: question(writer("t5"), FIRST, target=" ran", foil=" rolled"),
+    "t5, a longer answer": lambda: question(writer("t5"), "Alice saw", target=" the rabbit run", foil="b"),
     "bert": lambda: question(classifier("bert"), FIRST, target="yes", foil="no"),
     "lstm": lambda: question(writer("lstm", layers=2), FIRST, target="a", foil="b"),
     "bag of words": lambda: question(writer("bag-of-words", layers=3), FIRST, target="a", foil="b"),
 }
 
 
+def other_of(asked):
+    return "Alice was" if asked.text == "Alice saw" else SECOND
+
+
 def one_at_a_time(asked, place, share=1.0):
     """The difference with one place edited, in whole passes of one text, from what was recorded in the other."""
-    ids = read(asked.network, asked.tokenizer, SECOND)[1]
+    ids = read(asked.network, asked.tokenizer, other_of(asked))[1]
     network, length = asked.network, len(ids)
 
     def call(given, taps):
@@ -53,8 +58,11 @@ def one_at_a_time(asked, place, share=1.0):
         def change(x):
             new = x.clone()
             where = (0, place.position) if place.position is not None else (0, slice(length))
+            until = slice(None) if place.site.startswith("decoder.") else slice(length)
             if place.head is not None:
-                where = (0, place.head, slice(length))
+                where = (0, place.head, until)
+            elif place.position is None:
+                where = (0, until)
             new[where] = x[where] + share * (source[where] - x[where])
             return new
 
@@ -67,7 +75,7 @@ def one_at_a_time(asked, place, share=1.0):
 @pytest.mark.parametrize("kind", ASKED)
 def test_patches_in_batches_equal_single_edits(kind):
     asked = ASKED[kind]()
-    found = patch(asked, SECOND)
+    found = patch(asked, other_of(asked))
     assert len(found.patched) == len(list(places_of(asked.network, len(asked.ids))))
     for one in found.patched[::5]:
         assert one.effect == pytest.approx(one_at_a_time(asked, one.place) - found.before, abs=2e-4), one.place
@@ -129,3 +137,9 @@ def test_prompts_of_unequal_length_are_shown():
 def test_equal_prompts_are_refused():
     with pytest.raises(ConfigError, match="both prompts are 'Alice saw the rabbit'"):
         patch(ASKED["qwen3"](), FIRST)
+
+
+def test_masks_must_stand_at_one_place():
+    asked = question(filler(), "Alice saw the [MASK]abbit", target="r", foil="h")
+    with pytest.raises(ConfigError, match=r"stands elsewhere than that of .*; put both at one place"):
+        patch(asked, "Alice [MASK]aw the rabbit")

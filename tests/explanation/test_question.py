@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 from asked import TEXT, by_hand, classifier, filler, question, writer
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,11 +14,15 @@ from labellers import labeller
 from pupils import SIZES
 from tiny import randomised
 
+import pellucid
+from pellucid.api import Model
 from pellucid.core.errors import ConfigError, ModelError
 from pellucid.explanation.question import ask
 from pellucid.explanation.removal import Removal
+from pellucid.explanation.shares import direct_shares
 from pellucid.explanation.units import places_of, units_of
 from pellucid.network.families import FAMILIES
+from pellucid.text.chat import with_chat_tokens
 from pellucid.text.tokenizer import Tokenizer
 
 WRITER, CLASSIFIER = writer("qwen3"), classifier("bert")
@@ -173,7 +179,7 @@ def test_words_and_spans_and_sentences():
     assert [unit.text for unit in units_of(text, places, by="sentences")[0]] == ["Alice's cat  saw it.", "Did she?"]
     spans = units_of(text, places, by="words", spans=["Alice's cat"])[0]
     assert [unit.text for unit in spans] == ["Alice's cat", "saw", "it", ".", "Did", "she", "?"]
-    assert units_of("word " * 200, BYTES.encode_places("word " * 200)[1])[1] == "sentences"
+    assert units_of("word " * 200, BYTES.encode_places("word " * 200)[1])[1] == "parts of sentences"
 
 
 def test_chinese_sentences_and_words():
@@ -197,3 +203,102 @@ def test_ids_of_a_conversation_keep_their_special_tokens():
     asked = ask(WRITER.network, WRITER.tokenizer, ids, target="a", foil="b")
     assert all(0 not in unit.tokens for unit in asked.units)
     assert [unit.text for unit in asked.units] == TEXT.split()
+
+
+def test_long_sentences_are_cut_where_units_are_left_to_us():
+    text = "Alice saw the rabbit " * 45
+    units, _ = units_of(text, BYTES.encode_places(text)[1])
+    assert len(units) == 5
+    assert {unit.text.split()[0] for unit in units} == {"Alice"}
+
+
+def test_a_span_that_cuts_a_token_is_refused():
+    tokenizer = Tokenizer.train_bpe(["international nation internationalization " * 20], 278)
+    places = tokenizer.encode_places("see internationalization")[1]
+    with pytest.raises(ConfigError, match=r"the span 'nation' begins or ends inside a token.*name 'internationalization'"):
+        units_of("see internationalization", places, spans=["nation"])
+
+
+OPTIONS = {
+    "by": ({"by": "letters"}, "units are words, tokens, sentences, auto, not 'letters'"),
+    "removal": ({"removal": "burn"}, "remove by auto, delete, mask, mean, not 'burn'"),
+    "no mask": ({"removal": "mask"}, "this model's tokenizer has no mask token; remove by delete or mean"),
+    "samples": ({"samples": 3}, "samples must be an even number from 4 on, since orders are drawn in pairs, not 3"),
+    "steps": ({"steps": 0}, "steps must be 1 or more, not 0"),
+    "seed": ({"seed": -1}, "the seed must be 0 or more, not -1"),
+    "no method": ({"methods": []}, "no method is named; choose from shapley, occlusion"),
+    "a method": ({"methods": ["magic"]}, "there is no method 'magic'; choose from shapley, occlusion"),
+    "idle samples": ({"methods": ["occlusion"], "samples": 8}, "samples has no effect without shapley; leave it out"),
+    "idle steps": ({"methods": ["shapley"], "steps": 8}, "steps has no effect without integrated gradients; leave it out"),
+    "text": ({"text": None}, "the text is neither a text nor token ids; give one of both"),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_options_that_make_no_sense(kind):
+    options, said = OPTIONS[kind]
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        pellucid.explain(WRITER, **{"text": TEXT} | options)
+
+
+def test_a_t5s_answer_names_gaps():
+    words = Tokenizer.train_chars([TEXT], extra=["<extra_id_0>", "<extra_id_1>"])
+    shape = {"vocab_size": words.vocab_size, "context_length": 64} | SIZES["t5"]
+    asked = ask(randomised(FAMILIES["t5"].new(**shape)), words, "Alice <extra_id_0> rabbit", target="<extra_id_0>saw")
+    assert len(asked.target.ids) == 4
+    assert [unit.text for unit in asked.units] == ["Alice", "rabbit"]
+
+
+def test_weights_that_are_no_numbers_are_said():
+    model = writer("gpt2")
+    with torch.no_grad():
+        model.network.norm.weight[0] = torch.nan
+    with pytest.raises(ModelError, match="is nan, no number: the model's weights or its input are broken"):
+        pellucid.explain(model, TEXT, target="a", foil="b")
+
+
+def test_explaining_leaves_the_network_as_it_was():
+    model = writer("qwen3", dropout=0.1)
+    model.network.train()
+    before = [(weight.requires_grad, weight.clone()) for weight in model.network.parameters()]
+    found = pellucid.explain(model, TEXT, target="a", foil="b", against="Alice was the rabbit")
+    assert found.difference == pellucid.explain(model, TEXT, target="a", foil="b").difference  # no dropout
+    assert model.network.training
+    for (learns, was), weight in zip(before, model.network.parameters(), strict=True):
+        assert learns == weight.requires_grad
+        assert torch.equal(was, weight)
+
+
+def test_two_threads_may_explain_one_network(monkeypatch):
+    monkeypatch.setattr("pellucid.explanation.gradients.LONG", 20)
+    model = writer("qwen3")
+    texts = [TEXT, "Alice was beginning to get very tired", TEXT, "a rabbit"]
+    options = {"target": "a", "foil": "b", "methods": ["integrated gradients"]}
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda text: pellucid.explain(model, text, **options).leading.values, texts))
+    for text, values in zip(texts, together, strict=True):
+        assert pellucid.explain(model, text, **options).leading.values == pytest.approx(values, abs=1e-5)
+    assert not model.network.recompute
+
+
+def test_an_edited_model_is_explained_as_it_answers():
+    model = writer("qwen3")
+    edited = model.edit({"blocks.0.attn.mixed": lambda x: x * 0.5})
+    found = pellucid.explain(edited, TEXT, target="a", foil="b")
+    assert found.difference != pytest.approx(pellucid.explain(model, TEXT, target="a", foil="b").difference)
+    assert abs(found.shares.gap) < 1e-4
+    stream = pellucid.explain(model.edit({"hidden": lambda x: x * 1.5 + 0.1}), TEXT, target="a", foil="b")
+    assert (stream.shares, stream.lens) == (None, None)
+    with pytest.raises(ModelError, match="an edit changes this model's stream, which is then no sum of its parts"):
+        direct_shares(stream.question)
+
+
+def test_a_conversation_is_explained_with_its_template():
+    model = writer("qwen3")
+    tokenizer, _ = with_chat_tokens(model.tokenizer)
+    shape = {"vocab_size": tokenizer.vocab_size, "context_length": 128} | SIZES["qwen3"]
+    chatty = Model(randomised(FAMILIES["qwen3"].new(**shape)), tokenizer)
+    talk, other = ([{"role": "user", "content": text}] for text in (TEXT, "Alice was the rabbit"))
+    found = pellucid.explain(chatty, talk, against=other)
+    assert {"user", "Alice", "saw", "assistant"} <= {unit.text for unit in found.question.units}
+    assert found.patching.patched

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from pellucid.core.errors import ConfigError
+from pellucid.core.errors import ConfigError, ModelError
 from pellucid.core.progress import Progress, Silent, Task
 from pellucid.explanation.faithfulness import Chance, Faithfulness
 from pellucid.explanation.flow import Flow, attends
@@ -82,6 +83,15 @@ def attribute(
 
     Raises `ConfigError` for a method that is not known, and for a named one that cannot be had.
     """
+    if methods is not None and not methods:
+        raise ConfigError(f"no method is named; choose from {', '.join(METHODS)}")
+    for option, value, of in (("samples", samples, "shapley"), ("steps", steps, "integrated gradients")):
+        if value is not None and methods is not None and of not in methods:
+            raise ConfigError(f"{option} has no effect without {of}; leave it out")
+    if steps is not None and steps < 1:
+        raise ConfigError(f"steps must be 1 or more, not {steps}")
+    if seed < 0:
+        raise ConfigError(f"the seed must be 0 or more, not {seed}")
     for method in methods or ():
         if method not in METHODS:
             raise ConfigError(f"there is no method {method!r}; choose from {', '.join(METHODS)}")
@@ -90,6 +100,8 @@ def attribute(
         if method in left_out:
             raise ConfigError(f"{method} cannot be had: {left_out[method]}")
     removal = removal or Removal(question)
+    if not isfinite(removal.whole):
+        raise ModelError(f"{question.measure} is {removal.whole}, no number: the model's weights or its input are broken")
     chosen = [method for method in METHODS if method not in left_out and (methods is None or method in methods)]
     work = Work(question, removal, samples, steps, seed)
     with (progress or Silent()).task("attributing", None, "forward passes") as task:

@@ -8,6 +8,7 @@ from typing import Any
 from pellucid.core.errors import ModelError
 from pellucid.explanation.question import Answer, Question, shown
 from pellucid.explanation.rows import Asked, Row, logits_at
+from pellucid.network.network import Network
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,18 @@ def contrast_of(question: Question) -> Contrast:
     return Contrast(Row(row.ids, asked, row.decoder_ids), answers[0], answers[1])
 
 
+def is_sum(network: Network) -> bool:
+    """Whether the stream is still the sum of what the parts add: not where an edit changes the stream itself."""
+    parts = (".q", ".k", ".v", ".pattern", ".mixed", ".out", ".neurons")
+    return all(site.endswith(parts) for taps in network.standing for site in taps.edit)
+
+
 def stack_of(question: Question) -> tuple[Any, str]:
     """The transformer whose last stream the head reads, and what its sites' names begin with."""
     network = question.network
     config = network.config
+    if not is_sum(network):
+        raise ModelError("an edit changes this model's stream, which is then no sum of its parts; explain it without the edit")
     if config.architecture == "encoder-decoder":
         return network.decoder, "decoder."
     if config.architecture not in ("decoder", "encoder"):

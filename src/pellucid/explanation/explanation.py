@@ -10,6 +10,7 @@ from typing import Any
 
 from pellucid.core.progress import Progress
 from pellucid.explanation.attribution import Attribution, Attributions, Method, attribute
+from pellucid.explanation.contrast import is_sum
 from pellucid.explanation.drawing import shortened
 from pellucid.explanation.faithfulness import Faithfulness
 from pellucid.explanation.gates import Gates, gates_of
@@ -18,6 +19,7 @@ from pellucid.explanation.patching import Patching, patch
 from pellucid.explanation.patterns import Patterns, patterns_of
 from pellucid.explanation.question import Question, ask
 from pellucid.explanation.removal import Removal, Way
+from pellucid.explanation.rows import evaluating
 from pellucid.explanation.saving import check_path, save
 from pellucid.explanation.shares import Shares, direct_shares
 from pellucid.explanation.units import By
@@ -68,7 +70,7 @@ class Explanation:
         question, config = self.question, self.question.network.config
         if config.problem == "regression" and config.head == "classify":
             return f"The model gives the text {self.difference:.3g}."
-        odds = f"{math.exp(min(50.0, abs(self.difference))):,.3g}"
+        odds = f"{math.exp(abs(self.difference)):,.3g}" if abs(self.difference) < 50 else "more than 10^20"
         if question.foil is None:
             if config.scores_labels:
                 return (
@@ -186,15 +188,23 @@ def explain_answer(
     progress: Progress | None = None,
 ) -> Explanation:
     """Explain what a network answers to a text; with another prompt, `against`, also where the difference of both arises."""
-    network.eval()
-    question = ask(network, tokenizer, text, target=target, foil=foil, word=word, by=by, spans=spans)
-    options: dict[str, Any] = {"methods": methods, "samples": samples, "steps": steps}
-    streams = network.config.architecture in ("decoder", "encoder", "encoder-decoder")
-    patching = None if against is None else patch(question, against, seed=seed, progress=progress)
+    with evaluating(network):
+        question = ask(network, tokenizer, text, target=target, foil=foil, word=word, by=by, spans=spans)
+        options: dict[str, Any] = {"methods": methods, "samples": samples, "steps": steps, "seed": seed, "progress": progress}
+        return explained(question, name, against, removal, options)
+
+
+def explained(
+    question: Question, name: str, against: str | Sequence[int] | None, removal: Way, options: dict[str, Any]
+) -> Explanation:
+    """The answer to a question."""
+    network = question.network
+    streams = network.config.architecture in ("decoder", "encoder", "encoder-decoder") and is_sum(network)
+    patching = None if against is None else patch(question, against, seed=options["seed"], progress=options["progress"])
     return Explanation(
         name=name,
         question=question,
-        attributions=attribute(question, removal=Removal(question, removal), seed=seed, progress=progress, **options),
+        attributions=attribute(question, removal=Removal(question, removal), **options),
         shares=direct_shares(question) if streams else None,
         lens=logit_lens(question) if streams else None,
         patching=patching,

@@ -95,7 +95,7 @@ class Chance:
         from scipy.stats import t
 
         spread = scores.std(ddof=1) * (1 + 1 / len(scores)) ** 0.5
-        return float(t.sf((score - scores.mean()) / max(spread, 1e-12), len(scores) - 1))
+        return float(t.sf((score - scores.mean()) / max(spread, 1e-12), len(scores) // 2))
 
     @cached_property
     def intervals(self) -> dict[str, Estimate]:
@@ -108,7 +108,7 @@ class Chance:
             else:
                 from scipy.stats import t
 
-                half = t.ppf(0.975, len(figures) - 1) * figures.std(ddof=1) * (1 + 1 / len(figures)) ** 0.5
+                half = t.ppf(0.975, len(figures) // 2) * figures.std(ddof=1) * (1 + 1 / len(figures)) ** 0.5
                 low, high = mean - half, mean + half
             found[name] = Estimate(mean, float(low), float(high))
         return found

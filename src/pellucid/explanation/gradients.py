@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from threading import Lock
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from pellucid.explanation.removal import Floats, blank_vector
 from pellucid.explanation.rows import Row, at_tokens, difference
 from pellucid.network.network import Network
 
+ALONE = Lock()
 TOKENS = 1024  # of a batch with gradients, whose activations are all kept
 LONG = 512  # tokens of a text whose activations are computed again instead
 BOUND = 0.05  # of the difference: what may be left unaccounted for, added up over all parts of the way
@@ -192,8 +194,15 @@ def at_row(network: Network, row: Row, points: Float[Tensor, "points tokens d_mo
 def frozen(network: Network, *, recompute: bool) -> Iterator[None]:
     """Have no gradients of weights, and perhaps the activations of blocks computed again in the backward pass.
 
-    The first saves time, the second lets the memory for a long text stay bounded.
+    The first saves time, the second lets the memory for a long text stay bounded. One thread at a time: others may explain
+    the same network.
     """
+    with ALONE:
+        yield from switched(network, recompute)
+
+
+def switched(network: Network, recompute: bool) -> Iterator[None]:
+    """Switch, and back again."""
     parts = [(part, part.recompute) for part in network.modules() if isinstance(part, Network)]
     learning = [weight for weight in network.parameters() if weight.requires_grad]
     for weight in learning:

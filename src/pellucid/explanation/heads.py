@@ -20,6 +20,8 @@ from pellucid.core.progress import Progress, Silent
 from pellucid.evaluation.intervals import Estimate
 from pellucid.explanation.ablation import Ablation, Ablator, interval
 from pellucid.explanation.windows import decoded, repeated
+from pellucid.network.adapters import LowRank
+from pellucid.network.layers import Linear
 from pellucid.network.network import Network
 from pellucid.network.taps import Taps
 from pellucid.network.transformer import Transformer
@@ -112,7 +114,6 @@ def head_cards(
     Raises `ModelError` for a network without heads that write text: a bag of words, an LSTM, an encoder.
     """
     check_has_heads(network)
-    network.eval()
     layers, heads = network.config.layers, network.config.heads
     seen = on_text(network, tokenizer, ids)
     repeats = induction_scores(network, tokenizer, seed)
@@ -195,6 +196,11 @@ def induction_scores(network: Network, tokenizer: Tokenizer, seed: int = 0) -> d
     return found
 
 
+def weight_of(layer: Linear) -> Float[Tensor, "outputs inputs"]:
+    """A layer's matrix, with what an adapter adds to it."""
+    return (layer.merged() if isinstance(layer, LowRank) else layer).weight.float()
+
+
 @torch.no_grad()
 def copying_scores(network: Network) -> Floats | None:
     """How much each head's OV circuit raises what it reads, [layers heads]; None for weights that are held in another form.
@@ -209,8 +215,8 @@ def copying_scores(network: Network) -> Floats | None:
     found = np.zeros((config.layers, config.heads))
     for layer, block in enumerate(stack.blocks):
         first = block.norm_attn.weight.float() if config.norm_first else torch.ones(config.d_model)
-        values = (block.attn.v.weight.float() * first).view(config.kv_heads, config.d_head, -1)
-        outputs = block.attn.output.weight.float().view(config.d_model, config.heads, config.d_head)
+        values = (weight_of(block.attn.v) * first).view(config.kv_heads, config.d_head, -1)
+        outputs = weight_of(block.attn.output).view(config.d_model, config.heads, config.d_head)
         for head in range(config.heads):
             circuit = values[head // (config.heads // config.kv_heads)] @ both @ outputs[:, head]
             eigenvalues = torch.linalg.eigvals(circuit)

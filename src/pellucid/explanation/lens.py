@@ -70,7 +70,8 @@ def logit_lens(question: Question, *, shown: int = SHOWN) -> Lens:
             assert logits is not None, "a head for labels"
             rows = logits.float()
         else:
-            rows = torch.cat([network.scores(part).float() for part in hidden[at].split(PORTION)])
+            exact = hidden[at] if network.held is not None else hidden[at].float()
+            rows = torch.cat([network.scores(part).float() for part in exact.split(PORTION)])
         asked = rows[0]
         differences.append(sum(float(asked[one.id]) * one.weight for one in contrast.row.asked))
         ranks.append(1 + int((asked > asked[contrast.target.ids[0]]).sum()))
@@ -84,6 +85,8 @@ def logit_lens(question: Question, *, shown: int = SHOWN) -> Lens:
 def guess(logits: Float[Tensor, " scores"], question: Question) -> Guess:
     """The likeliest answers."""
     config, tokenizer = question.network.config, question.tokenizer
+    if config.problem == "regression" and config.head == "classify":
+        return Guess((f"{float(logits[0]):.3g}",), (0.0,))
     known = logits if config.scores_labels else logits[: tokenizer.vocab_size]
     chances = known.sigmoid() if config.problem == "multi" else known.softmax(dim=-1)
     best = chances.topk(min(TOP, len(chances)))

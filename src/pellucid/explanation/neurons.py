@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError, ModelError
-from pellucid.explanation.heads import AROUND, EXAMPLES
+from pellucid.explanation.heads import AROUND, EXAMPLES, weight_of
 from pellucid.explanation.windows import decoded
 from pellucid.network.network import Network
 from pellucid.network.taps import Taps
@@ -74,15 +74,16 @@ def neuron_cards(
                 f"there is no neuron {neuron} in layer {layer}; layers are 0 to {config.layers - 1}, "
                 f"neurons 0 to {config.d_mlp - 1}"
             )
+    stack: Any = network
     taps = Taps([f"blocks.{layer}.mlp.neurons" for layer in sorted({layer for layer, _ in neurons})])
     network.encode(ids, None, taps)
     found = []
     for layer, neuron in neurons:
         values = taps[f"blocks.{layer}.mlp.neurons"][..., neuron].float()
         block: Any = network.blocks[layer]
-        direction = block.mlp.down.weight[:, neuron].float()
+        direction = weight_of(block.mlp.down)[:, neuron]
         if network.norm is not None:
-            direction = direction * network.norm.weight.float()
+            direction = direction * stack.norm.weight.float()
         moved = network.head.weight.float()[: tokenizer.vocab_size] @ direction
         found.append(
             NeuronCard(

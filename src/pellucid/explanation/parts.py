@@ -29,6 +29,7 @@ from pellucid.explanation.heads import (
     on_text,
 )
 from pellucid.explanation.neurons import NeuronCard, neuron_cards
+from pellucid.explanation.rows import evaluating
 from pellucid.explanation.saving import save
 from pellucid.explanation.windows import losses, windows_of
 from pellucid.network.network import Network
@@ -36,6 +37,7 @@ from pellucid.text.tokenizer import Tokenizer
 from pellucid.training.checkpoint import all_whole, position
 
 SHOWN = 24  # cards with their examples: the heads without which most is lost
+ENOUGH = 50_000  # characters
 FOLLOWED = 6  # heads whose rise is drawn
 
 
@@ -59,8 +61,9 @@ class Parts:
             named = [f"{card.layer}.{card.head}" for card in self.cards if card.trade == trade]
             if named:
                 said.append(f"  {trade:<16} {len(named):>4}   {', '.join(named[:10])}{', ...' if len(named) > 10 else ''}")
-        said += ["", "Most is lost without:"]
-        for card in sorted(self.cards, key=lambda card: -worth(card))[:8]:
+        measured = [card for card in self.cards if card.ablation is not None]
+        said += ["", "Most is lost without:"] if measured else []
+        for card in sorted(measured, key=lambda card: -worth(card))[:8]:
             if card.ablation is not None:
                 change = card.ablation.change
                 lost = f"{change.value:+.4f} nats a token ({change.low:+.4f} to {change.high:+.4f})"
@@ -133,9 +136,10 @@ def parts_of(
 ) -> Parts:
     """What the heads of a model do, and some neurons (layer, number), on windows of texts or of what it writes itself."""
     check_has_heads(network)
-    ids = windows_of(network, tokenizer, texts, count=windows, length=length, seed=seed)
-    found = neuron_cards(network, tokenizer, ids, list(neurons)) if neurons else []
-    cards = head_cards(network, tokenizer, ids, ablate=ablate, seed=seed, progress=progress)
+    with evaluating(network):
+        ids = windows_of(network, tokenizer, texts, count=windows, length=length, seed=seed)
+        found = neuron_cards(network, tokenizer, ids, list(neurons)) if neurons else []
+        cards = head_cards(network, tokenizer, ids, ablate=ablate, seed=seed, progress=progress)
     said = "what the model itself writes" if texts is None else "the text that was given"
     return Parts(name, tuple(cards), said, tuple(found))
 
@@ -214,10 +218,11 @@ def story_of(
     progress: Progress | None = None,
 ) -> Story:
     """The heads at each checkpoint, given as its step and what opens it, on the same windows of text."""
-    moments, lines = [], list(texts)
+    moments, lines = [], beginning(texts)
     with (progress or Silent()).task("watching", len(checkpoints), "checkpoints") as task:
         for step, opened in checkpoints:
             network, tokenizer = opened()
+            check_has_heads(network)
             network.eval()
             ids = windows_of(network, tokenizer, lines, count=8, length=128, seed=seed)
             repeats = induction_scores(network, tokenizer, seed)
@@ -229,6 +234,17 @@ def story_of(
             moments.append(Moment(step, float(losses(network, ids).mean()), scores))
             task.advance(1)
     return Story(name, tuple(moments))
+
+
+def beginning(texts: Iterable[str]) -> list[str]:
+    """As many of the texts as some windows need, whatever a token is."""
+    found, length = [], 0
+    for text in texts:
+        found.append(text)
+        length += len(text)
+        if length > ENOUGH:
+            break
+    return found
 
 
 def checkpoints_of(run: RunFolder) -> list[tuple[int, Path]]:

@@ -27,6 +27,7 @@ from pellucid.network.taps import Edit, Taps
 from pellucid.network.transformer import Since, Transformer
 
 MOST_TOKENS = 60_000  # that are read for real patches; with more, those that the screen finds largest, and some by chance
+TOLD = 40  # tokens of an error
 SURE = 0.5  # of the budget goes to the largest
 
 
@@ -107,6 +108,8 @@ def patch(
     text, ids, _ = read(network, question.tokenizer, other)
     if len(ids) != len(question.ids):
         raise ConfigError(unequal(question, ids))
+    if network.config.head == "mlm" and ids[question.at or 0] != question.tokenizer.mask:
+        raise ConfigError(f"the mask of {text!r} stands elsewhere than that of {question.text!r}; put both at one place")
     if ids == list(question.ids):
         raise ConfigError(f"both prompts are {text!r}, so nothing passes in one that does not in the other; change a word")
     pairs = list(zip(question.rows(question.ids), question.rows(ids, at=question.at), strict=True))
@@ -137,7 +140,8 @@ def patch(
 def unequal(question: Question, ids: Sequence[int]) -> str:
     """What is said of prompts that cannot be laid over one another."""
     decode = question.tokenizer.decode
-    both = [" ".join(repr(decode([id], special=True)) for id in side) for side in (question.ids, ids)]
+    sides = (question.ids, ids)
+    both = [" ".join(repr(decode([id], special=True)) for id in side[:TOLD]) + " ..." * (len(side) > TOLD) for side in sides]
     return (
         f"the prompts have {len(question.ids)} and {len(ids)} tokens, and patching puts each token's values in the place of "
         f"another's; change the wording until both have as many. They are: {both[0]} - and: {both[1]}"
@@ -218,9 +222,13 @@ class Run:
             since = Since(block, edits.pop(before)(stream) if before in edits else stream)
         return difference(self.network, rows, Taps(edit=edits), since).double().cpu().numpy()
 
+    def until(self, site: str) -> int | None:
+        """Where the prompt ends there: behind it stands the answer, which is not patched. A decoder apart has no prompt."""
+        return None if site.startswith("decoder.") else self.length
+
     def edit(self, site: str, found: Sequence[tuple[int, Place]]) -> Edit:
         """A function that puts the other prompt's value into each row's own place."""
-        source, length = self.source[site][0], self.length
+        source, until = self.source[site][0], self.until(site)
         rows = torch.tensor([number for number, _ in found])
         positions = [place.position for _, place in found]
         heads = [place.head for _, place in found]
@@ -230,9 +238,9 @@ class Run:
             if positions[0] is not None:
                 x[rows, positions] = source[positions]
             elif heads[0] is not None:  # batch heads seq d_head
-                x[rows, heads, :length] = source[heads, :length]
+                x[rows, heads, :until] = source[heads, :until]
             else:
-                x[rows, :length] = source[:length]
+                x[rows, :until] = source[:until]
             return x
 
         return change
@@ -260,8 +268,8 @@ def screen(runs: Sequence[Run], places: Sequence[Place]) -> dict[Place, float]:
                 if place.position is not None:
                     slope, step = slope[place.position], step[place.position]
                 elif place.head is not None:
-                    slope, step = slope[place.head, : run.length], step[place.head, : run.length]
+                    slope, step = slope[place.head, : run.until(place.site)], step[place.head, : run.until(place.site)]
                 else:
-                    slope, step = slope[: run.length], step[: run.length]
+                    slope, step = slope[: run.until(place.site)], step[: run.until(place.site)]
                 found[place] += float((slope.float() * step.float()).sum())
     return found

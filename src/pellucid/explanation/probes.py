@@ -27,7 +27,7 @@ from pellucid.explanation.saving import save
 from pellucid.network.masks import Mask
 from pellucid.network.network import Network
 from pellucid.network.taps import Taps
-from pellucid.text.alignment import NO_TOKEN, encode_words
+from pellucid.text.alignment import NO_TOKEN, WordWindow, encode_words
 from pellucid.text.tokenizer import Tokenizer
 from pellucid.text.word_spans import Words
 
@@ -109,7 +109,7 @@ def probe(
     held = np.isin(seen.text, random.permutation(len(rows))[: max(1, round(HELD_OUT * len(rows)))])
     kinds, truth = np.unique(seen.label, return_inverse=True)
     if len(kinds) < 2:
-        raise CorpusError(f"all words have the label {kinds[0]!r}, so there is nothing to tell apart; give others too")
+        raise CorpusError(f"all words have the label {str(kinds[0])!r}, so there is nothing to tell apart; give others too")
     drawn = control(seen.word, truth, random)
     found = []
     with (progress or Silent()).task("probing", len(seen.values), "sites") as task:
@@ -146,7 +146,7 @@ class Seen:
             one_way = network.config.architecture in ("decoder", "recurrent")
             network.encode(ids, Mask.for_padded(present, causal=one_way), taps)
             there = [number for number, start in enumerate(window.starts.tolist()) if start != NO_TOKEN]
-            ends = [last_token(window.starts.tolist(), number, len(window.ids) - len(tokenizer.frame[1])) for number in there]
+            ends = [last_token(tokenizer, window, number) for number in there]
             for site in taps:
                 parts.setdefault(site, []).append(taps[site][0][ends].float().cpu().numpy())
             text += [window.row] * len(there)
@@ -157,9 +157,13 @@ class Seen:
         return Seen({site: np.concatenate(values) for site, values in parts.items()}, np.array(text), word, label)
 
 
-def last_token(starts: Sequence[int], word: int, end: int) -> int:
-    """The last token of a word: the one before the next word's first, or before the end."""
-    return next((start for start in starts[word + 1 :] if start != NO_TOKEN), end) - 1
+def last_token(tokenizer: Tokenizer, window: WordWindow, word: int) -> int:
+    """The last token of a word: before the next word's first, or before the frame's end, and not a space between."""
+    after = [start for start in window.starts[word + 1 :].tolist() if start != NO_TOKEN]
+    at = (after[0] if after else len(window.ids) - len(tokenizer.frame[1])) - 1
+    while at > window.starts[word] and not tokenizer.decode([window.ids[at]]).strip():
+        at -= 1
+    return at
 
 
 def control(words: Sequence[str], truth: Ints, random: np.random.Generator) -> Ints:

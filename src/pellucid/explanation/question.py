@@ -40,7 +40,7 @@ class Question:
     ids: tuple[int, ...]
     places: tuple[Span | None, ...]  # the characters of each token; None for those that are no text
     units: tuple[Unit, ...]
-    by: By
+    by: str
     target: Answer
     foil: Answer | None
     at: int | None = None  # the token that is tagged or filled; None: the text's continuation, or its label
@@ -111,6 +111,8 @@ def ask(
             f"this {config.family} model gives vectors but no scores, so it says nothing that could be explained; "
             "give it a head with: pellucid finetune MODEL --task classify --data FILE --out RUN"
         )
+    if not isinstance(text, str) and not (isinstance(text, Sequence) and all(isinstance(id, int) for id in text)):
+        raise ConfigError("the text is neither a text nor token ids; give one of both")
     if isinstance(text, str) and not text.strip():
         raise ConfigError("the text to explain is empty; give at least one word")
     written = isinstance(text, str)
@@ -119,17 +121,19 @@ def ask(
         raise ConfigError(
             f"the text has {len(ids):,} tokens, but the model's context is {config.context_length:,}; explain a part of it"
         )
-    units, by = units_of(text, places, by=by, spans=spans)
+    units, kind = units_of(text, places, by=by, spans=spans)
     if not units:
         raise ConfigError("the text to explain has no token of its own; give at least one word")
     if word is not None and config.head not in ("tag", "mlm"):
         raise ConfigError("a word is named only to a tagger or a masked language model; leave it out, or name spans")
     at = place_asked(network, tokenizer, text, ids, places, word)
     found = {"network": network, "tokenizer": tokenizer, "text": text, "ids": tuple(ids), "places": tuple(places)}
-    found |= {"units": tuple(units), "by": by, "at": at}
+    found |= {"units": tuple(units), "by": kind, "at": at}
     names = LabelAnswers(network) if config.scores_labels else TokenAnswers(network, tokenizer, text if written else None)
     wanted = names.answer(target) if target is not None else None
     other = names.answer(foil) if foil is not None else None
+    if config.problem == "regression" and config.head == "classify" and other is not None:
+        raise ConfigError("a model that gives a number has nothing to hold it against; leave the foil out")
     if isinstance(names, LabelAnswers) and names.alone and other is not None:
         raise ConfigError(
             "a label that may hold beside others has nothing to be held against but its absence; leave the foil out"
@@ -170,7 +174,7 @@ def read(network: Network, tokenizer: Tokenizer, text: str | Sequence[int]) -> t
         text = text.replace(MASK, tokenizer.decode([tokenizer.mask], special=True).strip())
     inside, spans = tokenizer.encode_places(text, special=special)
     before, after = tokenizer.frame
-    hidden = tokenizer.special_ids
+    hidden = tokenizer.special_ids.union(tokenizer.sentinels)
     places = [None if id in hidden else span for id, span in zip(inside, spans, strict=True)]
     return text, [*before, *inside, *after], [*[None] * len(before), *places, *[None] * len(after)]
 
@@ -268,10 +272,11 @@ class TokenAnswers:
 
     def answer(self, name: str) -> Answer:
         """What `name` is in tokens after the text. Raises `ConfigError` where both are parts of one token."""
+        apart = self.config.architecture == "encoder-decoder"
+        ids = self.tokenizer.encode(name, special=apart)  # whose answers name gaps: <extra_id_0>
         special = self.tokenizer.backend.token_to_id(name) if name else None
         if special in self.tokenizer.special_ids:
             return Answer(name, (special,))
-        ids = self.tokenizer.encode(name)
         if not ids:
             raise ConfigError("the target or foil is empty; give a word, such as ' she'")
         if self.config.head == "mlm":
@@ -279,7 +284,7 @@ class TokenAnswers:
                 parts = ", ".join(repr(self.tokenizer.decode([id])) for id in ids)
                 raise ConfigError(f"{name!r} is {len(ids)} tokens ({parts}), but a mask stands for one; name one of them")
             return Answer(name, tuple(ids))
-        if self.text is None or self.config.architecture == "encoder-decoder":
+        if self.text is None or apart:
             return Answer(name, tuple(ids))
         before, both = self.tokenizer.encode(self.text), self.tokenizer.encode(self.text + name)
         if both[: len(before)] != before:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,8 @@ class Removal:
     ) -> None:
         self.question, self.batch_tokens = question, batch_tokens
         self.task: Task = task or Silent()  # hears of every text that is read
+        if way not in get_args(Way):
+            raise ConfigError(f"remove by {', '.join(get_args(Way))}, not {way!r}")
         self.way = usual(question) if way == "auto" else way
         if self.way == "delete" and question.network.config.head == "tag":
             raise ConfigError("the word that is asked about cannot be deleted; remove by mask or mean")

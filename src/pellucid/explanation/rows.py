@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -132,6 +133,17 @@ def blanks(network: Network, rows: Sequence[Row], vector: Float[Tensor, " d_mode
         return x
 
     return Taps(edit={token_site(network): edit})
+
+
+@contextmanager
+def evaluating(network: Network) -> Iterator[None]:
+    """Without dropout, and afterwards as before."""
+    was = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was)
 
 
 def token_site(network: Network) -> str:

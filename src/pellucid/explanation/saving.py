@@ -21,6 +21,8 @@ def check_path(path: Path, kinds: tuple[str, ...], *, force: bool) -> None:
     """Refuse a file of another kind, and one that is there unless it may be replaced."""
     if path.suffix not in kinds:
         raise ConfigError(f"{path}: this is written as {', '.join(kinds)}, not {path.suffix!r}; name it so")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file in it")
     if path.exists() and not force:
         raise ConfigError(f"{path} exists already; choose another name, or pass --force to replace it")
 

@@ -6,6 +6,7 @@ from math import factorial
 
 import numpy as np
 
+from pellucid.core.errors import ConfigError
 from pellucid.explanation.removal import Floats, Removal, every_set, orders, prefixes
 
 FEW = 7  # units: of so many every set is read, and the values are exact
@@ -20,9 +21,11 @@ def shapley(removal: Removal, *, samples: int | None = None, seed: int = 0) -> t
     pairs, each with its reverse, in which what two units do together cancels out (Castro et al., 2009; Mitchell et al., 2022).
     """
     units = removal.units
+    if samples is not None and (samples < 4 or samples % 2):
+        raise ConfigError(f"samples must be an even number from 4 on, since orders are drawn in pairs, not {samples}")
     if samples is None and units <= FEW:
         return exact(removal), np.zeros(units)
-    drawn = orders(units, samples or sampled(units), seed)
+    drawn = orders(units, sampled(units) if samples is None else samples, seed)
     values = removal(np.concatenate([prefixes(order) for order in drawn])).reshape(len(drawn), units + 1)
     added = np.empty((len(drawn), units))
     np.put_along_axis(added, drawn, np.diff(values, axis=1), axis=1)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 from pellucid.core.errors import ConfigError
 from pellucid.text.tokenizer import Tokenizer
@@ -15,6 +15,7 @@ from pellucid.text.word_spans import Span, words_of
 
 By = Literal["words", "tokens", "sentences", "auto"]
 MANY = 160  # words: with more, "auto" takes sentences, since every unit costs a forward pass
+LONGEST = 40  # words, after which a sentence is cut then
 
 # what ends a sentence: its marks and closing quotes with the space behind them, or a line's end
 END = re.compile(r"""[.!?]+["'”’»)\]]*\s+|[。！？]+["'”’»)\]]*\s*|\n\s*""")  # noqa: RUF001
@@ -32,19 +33,21 @@ class Unit:
 
 def units_of(
     text: str, places: Sequence[Span | None], *, by: By = "auto", spans: Iterable[str | Span] = ()
-) -> tuple[list[Unit], By]:
+) -> tuple[list[Unit], str]:
     """The units of a text, in order, and what they are; `places` says which characters each token stands for.
 
     Each token with a place belongs to one unit: words that share a token are one. `spans` (characters, or the text itself where
     it first occurs) are units as they are, and what lies between them goes by words, tokens or sentences.
     """
-    named = sorted(span_of(text, span) for span in spans)
+    if by not in get_args(By):
+        raise ConfigError(f"units are {', '.join(get_args(By))}, not {by!r}")
+    named = sorted(span_of(text, span) for span in ([spans] if isinstance(spans, str) else spans))
     for (_, end), (start, stop) in pairwise(named):
         if start < end:
             raise ConfigError(f"the spans overlap at {text[start:stop]!r}; name parts that lie apart")
-    kind = by
+    kind: str = by
     if by == "auto":
-        kind = "words" if len(words_of(text).spans) <= MANY else "sentences"
+        kind = "words" if len(words_of(text).spans) <= MANY else "parts of sentences"
     starts, alone = {start for start, _ in named}, {end for _, end in named}
     cuts = sorted(starts | alone | {cut for cut in cuts_of(text, kind, places) if not any(a < cut < b for a, b in named)})
     groups: list[list[int]] = []
@@ -52,6 +55,9 @@ def units_of(
     reached, cut = -1, 0  # the last character of the group so far, and the first cut behind it
     for number, place in enumerate(places):
         if place is None:
+            if groups:  # those before what is no text belong to the word before them
+                groups[-1] += spaces
+                spaces = []
             continue
         start, end = place
         if kind != "tokens" and start < end and not text[start:end].strip(" "):
@@ -67,7 +73,15 @@ def units_of(
         reached, spaces = max(reached, end - 1, first), []
     if groups:
         groups[-1] += spaces
-    return [unit(text, places, group) for group in groups], kind
+    units = [unit(text, places, group) for group in groups]
+    for start, end in named:
+        wanted = text[start:end].strip(" ")
+        if wanted not in [one.text for one in units]:
+            found = next((one.text for one in units if one.start <= start < one.end), "")
+            raise ConfigError(
+                f"the span {wanted!r} begins or ends inside a token, so it cannot be taken away alone; name {found!r}"
+            )
+    return units, kind
 
 
 def unit(text: str, places: Sequence[Span | None], tokens: Sequence[int]) -> Unit:
@@ -81,21 +95,22 @@ def unit(text: str, places: Sequence[Span | None], tokens: Sequence[int]) -> Uni
     return Unit(text[start:end], start, end, tuple(tokens))
 
 
-def cuts_of(text: str, by: By, places: Sequence[Span | None]) -> Iterable[int]:
+def cuts_of(text: str, by: str, places: Sequence[Span | None]) -> Iterable[int]:
     """Where units begin."""
     if by == "tokens":
         return {max(start, end - len(text[start:end].lstrip())) for start, end in filter(None, places)}
-    if by == "sentences":
-        return {0, *(match.end() for match in END.finditer(text))}
+    if by != "words":
+        sentences = {0, *(match.end() for match in END.finditer(text))}
+        return sentences if by == "sentences" else sentences | {start for start, _ in words_of(text).spans[::LONGEST]}
     return {cut for span in words_of(text).spans for cut in span}
 
 
 def span_of(text: str, span: str | Span) -> Span:
     """The characters that a span names."""
     if isinstance(span, str):
-        at = text.find(span) if span else -1
+        at = text.find(span) if span.strip() else -1
         if at < 0:
-            near = difflib.get_close_matches(span, [unit for unit in text.split() if unit], n=1)
+            near = difflib.get_close_matches(span, text.split(), n=1)
             raise ConfigError(
                 f"the span {span!r} does not occur in the text" + (f"; did you mean {near[0]!r}?" if near else "")
             )

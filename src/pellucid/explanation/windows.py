@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pellucid.core.errors import CorpusError
+from pellucid.core.errors import ConfigError, CorpusError
 from pellucid.evaluation.likelihood import check_scores_text, opening
 from pellucid.generation.generate import generate
 from pellucid.generation.settings import Sampling
@@ -18,6 +18,7 @@ from pellucid.network.taps import Taps
 from pellucid.network.transformer import Since
 from pellucid.text.tokenizer import Tokenizer
 
+SHORTEST = 8
 TOKENS = 1024  # whose scores over the whole vocabulary are held at once
 
 
@@ -29,12 +30,16 @@ def windows_of(
     Each begins with what stands before a text. Raises `CorpusError` for texts too short for two.
     """
     check_scores_text(network)
+    if count < 2 or length < SHORTEST:
+        raise ConfigError(f"{count} windows of {length} tokens show nothing; take 2 or more, of {SHORTEST} or more")
     length = min(length, network.config.context_length)
     before = opening(tokenizer)[: length - 1]
     room = length - len(before)
     if texts is None:
-        sampling = Sampling(temperature=1.0, seed=seed)
-        made = generate(network, tokenizer, [before] * count, max_tokens=room, sampling=sampling, ends=frozenset())
+        end = tokenizer.end_of_text
+        never = () if end is None else ((end, -100.0),)  # a window is full
+        sampling = Sampling(temperature=1.0, seed=seed, logit_bias=never)
+        made = generate(network, tokenizer, [before], max_tokens=room, sampling=sampling, n=count)
         ids = [id for one in made for id in one.tokens]
     else:
         ids = []

@@ -81,6 +81,10 @@
     grid.append(canvas);
     seen.observe(canvas);
   }
+  addEventListener("beforeprint", () => [...grid.children].forEach((canvas) => {
+    seen.unobserve(canvas);
+    draw(canvas, Number(canvas.dataset.head), 56);
+  }));
   map.onmousemove = (event) => look(Math.min(rows - 1, Math.floor((event.offsetY / map.clientHeight) * rows)));
   choose(0);
 })();
