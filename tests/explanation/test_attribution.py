@@ -197,7 +197,7 @@ def test_faithfulness_by_its_definition():
     def area(found):
         return np.trapezoid([found[n] for n in counts], np.array(counts) / 12)
 
-    found = chance.judge(values, tried=1)
+    found = chance.judge([values])[0]
     assert found.comprehensiveness == pytest.approx(removal.whole - np.mean([away[n] for n in early]), abs=1e-4)
     assert found.sufficiency == pytest.approx(removal.whole - np.mean([back[n] for n in early]), abs=1e-4)
     assert found.deletion == pytest.approx(area(away), abs=1e-4)
@@ -213,7 +213,7 @@ def test_chance_of_few_units_is_counted_over_all_their_orders():
     assert chance.orders == 24
     scores = chance.figures[:, -1]
     assert scores.mean() == pytest.approx(0, abs=1e-6)  # an order and its reverse cancel out
-    best = chance.judge(np.array([4.0, 3.0, 2.0, 1.0]), tried=1)
+    best = chance.judge([np.array([4.0, 3.0, 2.0, 1.0])])[0]
     assert best.probability == pytest.approx((scores >= best.score - 1e-6).mean())
 
 
@@ -221,7 +221,7 @@ def test_random_attributions_beat_chance_as_seldom_as_they_should():
     asked = question(writer("qwen3"), "Alice saw the rabbit run to a big hole in the bank", target="b", foil="c")
     removal = Removal(asked)
     chance, random = Chance(removal), np.random.default_rng(3)
-    lucky = sum(chance.judge(random.permutation(12).astype(float), tried=1).beats_chance for _ in range(200))
+    lucky = sum(chance.judge([random.permutation(12).astype(float)])[0].beats_chance for _ in range(200))
     assert 1 <= lucky <= 22  # 10 expected
 
 

@@ -108,10 +108,10 @@ def attribute(
         removal.task = task
         made = [work.made(method, task) for method in chosen]
         chance = Chance(removal, seed=seed)
-        judged = [
-            Attribution(method, values, chance.judge(values, tried=len(made)), **more)
-            for method, (values, more) in zip(chosen, made, strict=True)
-        ]
+        faithful = chance.judge([values for values, _ in made])
+    judged = [
+        Attribution(method, values, found, **more) for method, (values, more), found in zip(chosen, made, faithful, strict=True)
+    ]
     judged.sort(key=lambda one: -one.faithfulness.score)
     return Attributions(tuple(judged), chance, left_out if methods is None else {})
 

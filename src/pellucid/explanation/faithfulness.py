@@ -5,6 +5,7 @@ Measured beside orders that know nothing. An attribution that is no better than 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -19,7 +20,7 @@ from pellucid.explanation.shapley import FEW
 Order = npt.NDArray[np.int64]  # [units]
 Orders = npt.NDArray[np.int64]  # [orders units]
 
-ORDERS = 20  # random ones, where not all can be tried
+ORDERS = 16  # random ones, where not all can be tried
 SHARES = (0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95)  # of the units taken away or put back: symmetric, so that reversed orders share
 ERASER = SHARES[:4]  # those at which DeYoung et al. measure
 MEASURES = ("comprehensiveness", "sufficiency", "deletion", "insertion", "score")
@@ -80,12 +81,13 @@ class Chance:
         missing = [self.removal.whole - curve[:, early].mean(axis=1) for curve in (away, back)]
         return np.stack([*missing, deletion, insertion, insertion - deletion], axis=1)
 
-    def judge(self, values: Floats, *, tried: int) -> Faithfulness:
-        """How faithful an attribution is, [units], one of so many that are tried."""
-        [found] = self.measure(np.argsort(-values, kind="stable")[None])
-        probability = self.probability(float(found[-1]))
-        named = dict(zip(MEASURES, found.tolist(), strict=True))
-        return Faithfulness(**named, probability=probability, beats_chance=probability * tried < CERTAIN)
+    def judge(self, tried: Sequence[Floats]) -> list[Faithfulness]:
+        """How faithful some attributions are, [units] each; the more are tried, the better one must be to beat chance."""
+        judged = []
+        for figures in self.measure(np.array([np.argsort(-values, kind="stable") for values in tried])).tolist():
+            named, probability = dict(zip(MEASURES, figures, strict=True)), self.probability(figures[-1])
+            judged.append(Faithfulness(**named, probability=probability, beats_chance=probability * len(tried) < CERTAIN))
+        return judged
 
     def probability(self, score: float) -> float:
         """How likely a random order is to have such a score: counted, or where few are drawn by Student's t."""

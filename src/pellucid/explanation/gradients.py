@@ -25,7 +25,7 @@ TOKENS = 1024  # of a batch with gradients, whose activations are all kept
 LONG = 512  # tokens of a text whose activations are computed again instead
 BOUND = 0.05  # of the difference: what may be left unaccounted for, added up over all parts of the way
 FIRST, NODES = 4, 2  # parts that the way is first cut into, and points in each
-MOST_POINTS, MOST_TOKENS = 200, 4_096  # where it ends in any case: points, and tokens in all of them
+MOST_POINTS, MOST_TOKENS = 200, 2_560  # where it ends in any case: points, and tokens in all of them
 
 
 def check_gradients(network: Network) -> None:
