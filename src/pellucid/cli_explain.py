@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pellucid.explanation.probes import Probes
     from pellucid.model import Model
 
+SHORT = 64  # tokens of a text that is explained exactly, since that costs little
 OPTIONS = {"spans": "span", "methods": "method", "neurons": "neuron"}  # names that are said once for each
 
 
@@ -107,8 +108,8 @@ def explain(
     device
         auto, cpu or cuda
     precision
-        of the network: auto takes bf16 where this machine is fast at it; fp32 is exact to the last digits; int8 and int4
-        explain the model that is served so, without the methods that need gradients
+        of the network: fp32 is exact to the last digits, bf16 is faster on some machines; auto takes it there for texts of
+        more than 64 tokens; int8 and int4 explain the model that is served so, without the methods that need gradients
     threads
         CPU threads
     force
@@ -138,7 +139,7 @@ def explain(
         held = opened(model, device, precision, threads)
         found = api.explain_parts(held, paths or None, neurons=parsed(neurons or []), seed=seed, progress=progress)
     else:
-        held = opened(model, device, precision, threads)
+        held = opened(model, device, precision, threads, exact_below=SHORT, text=text)
         asked, other = (as_asked(one, chat=chat) for one in (text, against))
         of_text |= {"against": other}
         of_text |= {"word": int(word) if word is not None and word.isdecimal() else word, "spans": spans or ()}
@@ -157,8 +158,10 @@ def as_asked(text: str | None, *, chat: bool) -> Any:
     return [{"role": "user", "content": text}] if chat and text is not None else text
 
 
-def opened(model: str, device: str, precision: str, threads: int | Literal["auto"]) -> Model:
-    """The model in the precision that it is explained in."""
+def opened(
+    model: str, device: str, precision: str, threads: int | Literal["auto"], *, exact_below: int = 0, text: str = ""
+) -> Model:
+    """The model in the precision that it is explained in: left to auto, exactly for a text of few tokens."""
     from pellucid import api
     from pellucid.core.device import choose
 
@@ -167,7 +170,8 @@ def opened(model: str, device: str, precision: str, threads: int | Literal["auto
         return api.load(model, device=compute.device, precision=precision)  # type: ignore[arg-type]
     compute = choose(device=device, precision=precision, threads=threads)
     held = api.load(model, device=compute.device)
-    held.network.hold_in(compute.dtype)
+    if precision != "auto" or len(held.tokenizer.encode(text)) > exact_below:
+        held.network.hold_in(compute.dtype)
     return held
 
 

@@ -58,7 +58,7 @@ class Attributions:
         """One sentence: how far the leading one can be trusted."""
         best, units = self.leading, self.chance.removal.units
         score, chance = best.faithfulness.score, self.chance.intervals["score"]
-        drawn = f"all {self.chance.orders:,}" if self.chance.exact else f"{self.chance.orders}"
+        tried, drawn = len(self.found), f"all {self.chance.orders:,}" if self.chance.exact else f"{self.chance.orders}"
         beside = f"{score:+.2f}, where 95 % of random orders ({drawn}) lie between {chance.low:+.2f} and {chance.high:+.2f}"
         if best.faithfulness.beats_chance:
             return f"The most faithful method for this input is {best.method}: {beside}."
@@ -66,7 +66,8 @@ class Attributions:
         if few:
             many = f"{units} unit{'s' * (units > 1)} can be put into too few orders ({self.chance.orders})"
             return f"{many} to tell a method from chance; the most faithful is {best.method}: {beside}."
-        return f"No method beats chance for this input, so none of them explains it; the best is {best.method}: {beside}."
+        bar = f"one of {tried} methods must pass {self.chance.needed(tried):+.2f}"
+        return f"No method beats chance for this input, so none explains it; the best is {best.method}: {beside}, and {bar}."
 
 
 def attribute(

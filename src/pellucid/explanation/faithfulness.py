@@ -20,7 +20,7 @@ from pellucid.explanation.shapley import FEW
 Order = npt.NDArray[np.int64]  # [units]
 Orders = npt.NDArray[np.int64]  # [orders units]
 
-ORDERS = 16  # random ones, where not all can be tried
+MANY, FEWER, LONG = 64, 16, 64  # random orders, where not all can be tried; fewer of more units than the last
 SHARES = (0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95)  # of the units taken away or put back: symmetric, so that reversed orders share
 ERASER = SHARES[:4]  # those at which DeYoung et al. measure
 MEASURES = ("comprehensiveness", "sufficiency", "deletion", "insertion", "score")
@@ -53,7 +53,7 @@ class Chance:
         self.removal, units = removal, removal.units
         self.counts = steps(units)
         self.exact = units <= FEW
-        drawn = np.array([*permutations(range(units))]) if self.exact else orders(units, ORDERS, seed)
+        drawn = np.array([*permutations(range(units))]) if self.exact else orders(units, FEWER if units > LONG else MANY, seed)
         self.figures = self.measure(drawn)
         self.orders = len(drawn)
 
@@ -96,8 +96,22 @@ class Chance:
             return float((scores >= score - 1e-9 * max(1.0, abs(score))).mean())
         from scipy.stats import t
 
-        spread = scores.std(ddof=1) * (1 + 1 / len(scores)) ** 0.5
-        return float(t.sf((score - scores.mean()) / max(spread, 1e-12), len(scores) // 2))
+        return float(t.sf((score - scores.mean()) / max(self.spread, 1e-12), len(scores) // 2))
+
+    def needed(self, tried: int) -> float:
+        """The score that one of so many methods must pass to be better than chance."""
+        scores = self.figures[:, -1]
+        if self.exact:
+            return float(np.quantile(scores, 1 - CERTAIN / tried, method="higher"))
+        from scipy.stats import t
+
+        return float(scores.mean() + t.ppf(1 - CERTAIN / tried, len(scores) // 2) * self.spread)
+
+    @property
+    def spread(self) -> float:
+        """By how much a further order's score differs from the mean of those drawn: one standard error."""
+        scores = self.figures[:, -1]
+        return float(scores.std(ddof=1) * (1 + 1 / len(scores)) ** 0.5)
 
     @cached_property
     def intervals(self) -> dict[str, Estimate]:
