@@ -61,6 +61,7 @@ def run(cli, command):
             "pretrain": QUICK,
             "finetune": FEW,
             "generate": ["--max-tokens", "20"],
+            "explain": ["--threads", "1", "--quiet", "--force"],
             "bench": ["--prompt", "20", "--tokens", "20", "--compile", "no"],
         }.get(words[0], []),
     )
@@ -94,6 +95,23 @@ def test_commands_do_what_they_say_in_their_order(here, cli):
             code, out, err = run(cli, command)
             assert code == 0, f"{command}: {err}"
             assert out.strip(), command
+
+
+def test_commands_that_explain_do_what_they_say(here, cli):
+    commands = [
+        line.split("#")[0].strip()
+        for language, block in blocks("docs/explaining.md")
+        if not language
+        for line in block.splitlines()
+    ]
+    assert len(commands) == 3
+    if not (here / "runs/classifier").exists():  # where the commands of the README did not run before
+        run(cli, "pellucid pretrain my_texts/ --out runs/mine --minutes 10")
+        run(cli, "pellucid finetune runs/mine --data my_labels.csv --out runs/classifier")
+    for command in commands:
+        code, out, err = run(cli, command)
+        assert code == 0, f"{command}: {err}"
+        assert "written to" in out
 
 
 def test_python_does_what_it_says(here, monkeypatch, capsys):

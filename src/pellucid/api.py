@@ -294,11 +294,16 @@ def explain(
     both arises. `options` are those of `explanation.explanation.explain_answer`: word (a tagger's, a mask's), by (words, tokens
     or sentences), spans, methods, removal, samples, steps, seed. Raises a `PellucidError`.
     """
-    held = model if isinstance(model, Model) else load(model)
+    held, name = _named(model)
     asked, other = (_encoded(held, given) for given in (text, against))
-    name = str(held.path or "the model") if isinstance(model, Model) else str(model)
     options |= {"target": target, "foil": foil, "against": other, "name": name}
     return explain_answer(held.network, held.tokenizer, cast(Any, asked), **options)
+
+
+def _named(model: Model | str | Path) -> tuple[Model, str]:
+    """A model, loaded if need be, and what it is called."""
+    held = model if isinstance(model, Model) else load(model)
+    return held, str(held.path or "the model") if isinstance(model, Model) else str(model)
 
 
 def _encoded(held: Model, text: Any) -> Any:
@@ -317,8 +322,7 @@ def explain_parts(
     `explanation.parts.parts_of`: neurons (layer and number of some that get a card too), windows, length, ablate, seed,
     progress. Raises a `PellucidError`.
     """
-    held = model if isinstance(model, Model) else load(model)
-    name = str(held.path or "the model") if isinstance(model, Model) else str(model)
+    held, name = _named(model)
     return parts_of(held.network, held.tokenizer, _texts(corpus), name=name, **options)
 
 
@@ -346,11 +350,11 @@ def explain_labels(model: Model | str | Path, data: Any, *, columns: Columns | N
     `data` are rows of tagged words, as `finetune` takes them for the task tag. `options` are those of
     `explanation.probes.probe`: sites, seed, progress. Raises a `PellucidError`.
     """
-    held = model if isinstance(model, Model) else load(model)
+    held, name = _named(model)
     rows = read_rows(data, columns or Columns(), "tag", few=False).rows
     words = [row.words for row in rows if row.words is not None]
     tags = [list(classes_of(row)) for row in rows if row.words is not None]
-    return probe(held.network, held.tokenizer, words, tags, **options)
+    return probe(held.network, held.tokenizer, words, tags, name=name, **options)
 
 
 def _texts(corpus: Any) -> Iterable[str] | None:

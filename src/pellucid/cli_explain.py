@@ -139,7 +139,7 @@ def explain(
         held = opened(model, device, precision, threads)
         found = api.explain_parts(held, paths or None, neurons=parsed(neurons or []), seed=seed, progress=progress)
     else:
-        held = opened(model, device, precision, threads, exact_below=SHORT, text=text)
+        held = opened(model, device, precision, threads, text)
         asked, other = (as_asked(one, chat=chat) for one in (text, against))
         of_text |= {"against": other}
         of_text |= {"word": int(word) if word is not None and word.isdecimal() else word, "spans": spans or ()}
@@ -158,9 +158,7 @@ def as_asked(text: str | None, *, chat: bool) -> Any:
     return [{"role": "user", "content": text}] if chat and text is not None else text
 
 
-def opened(
-    model: str, device: str, precision: str, threads: int | Literal["auto"], *, exact_below: int = 0, text: str = ""
-) -> Model:
+def opened(model: str, device: str, precision: str, threads: int | Literal["auto"], text: str | None = None) -> Model:
     """The model in the precision that it is explained in: left to auto, exactly for a text of few tokens."""
     from pellucid import api
     from pellucid.core.device import choose
@@ -170,7 +168,7 @@ def opened(
         return api.load(model, device=compute.device, precision=precision)  # type: ignore[arg-type]
     compute = choose(device=device, precision=precision, threads=threads)
     held = api.load(model, device=compute.device)
-    if precision != "auto" or len(held.tokenizer.encode(text)) > exact_below:
+    if precision != "auto" or text is None or len(held.tokenizer.encode(text)) > SHORT:
         held.network.hold_in(compute.dtype)
     return held
 
@@ -202,7 +200,7 @@ def check_effect(text: str | None, of_text: dict[str, Any], of_parts: dict[str, 
             idle = idle | of_model
             del idle["corpus"]
     for name, value in idle.items():
-        if value not in (None, False, "auto"):
+        if value is not None and value is not False and value != "auto":
             raise ConfigError(f"{option(name)} has no effect {what}; leave it out")
 
 

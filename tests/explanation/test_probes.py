@@ -7,7 +7,7 @@ import pytest
 from asked import classifier, writer
 from tiny import DOCUMENTS
 
-from pellucid.core.errors import ConfigError, CorpusError
+from pellucid.core.errors import ConfigError, CorpusError, ModelError
 from pellucid.explanation.probes import control, probe
 from pellucid.text.word_spans import words_of
 
@@ -49,5 +49,8 @@ def test_what_cannot_be_probed():
         probe(made.network, made.tokenizer, ROWS[:3], [["a"] * len(row.spans) for row in ROWS[:3]])
     with pytest.raises(CorpusError, match="all words have the label 'a', so there is nothing to tell apart"):
         probe(made.network, made.tokenizer, ROWS, [["a"] * len(row.spans) for row in ROWS])
+    t5 = writer("t5")
+    with pytest.raises(ModelError, match="probing a t5 model is not supported; use a decoder or an encoder"):
+        probe(t5.network, t5.tokenizer, ROWS, [["a"] * len(row.spans) for row in ROWS])
     with pytest.raises(ConfigError, match=r"'blocks.7.after' is no site"):
         probe(made.network, made.tokenizer, ROWS, [["a"] * len(row.spans) for row in ROWS], sites=["blocks.7.after"])

@@ -24,6 +24,7 @@ from pellucid.explanation.units import places_of, units_of
 from pellucid.network.families import FAMILIES
 from pellucid.text.chat import with_chat_tokens
 from pellucid.text.tokenizer import Tokenizer
+from pellucid.text.word_spans import words_of
 
 WRITER, CLASSIFIER = writer("qwen3"), classifier("bert")
 BYTES = Tokenizer.train_bpe(["Alice was beginning to get very tired of sitting by her sister on the bank. " * 4], 300)
@@ -207,8 +208,8 @@ def test_ids_of_a_conversation_keep_their_special_tokens():
 
 def test_long_sentences_are_cut_where_units_are_left_to_us():
     text = "Alice saw the rabbit " * 45
-    units, _ = units_of(text, BYTES.encode_places(text)[1])
-    assert len(units) == 5
+    units, _ = units_of("Alice ran. " + text, BYTES.encode_places("Alice ran. " + text)[1])
+    assert [len(words_of(unit.text).spans) for unit in units] == [3, 40, 40, 40, 40, 20]
     assert {unit.text.split()[0] for unit in units} == {"Alice"}
 
 
@@ -287,6 +288,7 @@ def test_an_edited_model_is_explained_as_it_answers():
     found = pellucid.explain(edited, TEXT, target="a", foil="b")
     assert found.difference != pytest.approx(pellucid.explain(model, TEXT, target="a", foil="b").difference)
     assert abs(found.shares.gap) < 1e-4
+    assert pellucid.explain(model.edit({"blocks.0.attn.out": 0.0}), TEXT, target="a", foil="b").shares is None
     stream = pellucid.explain(model.edit({"hidden": lambda x: x * 1.5 + 0.1}), TEXT, target="a", foil="b")
     assert (stream.shares, stream.lens) == (None, None)
     with pytest.raises(ModelError, match="an edit changes this model's stream, which is then no sum of its parts"):

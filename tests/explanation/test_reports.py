@@ -12,6 +12,7 @@ import pytest
 import torch
 from asked import classifier, filler, writer
 from labellers import labeller
+from markupsafe import escape
 from playwright.sync_api import sync_playwright
 from pupils import SIZES
 from tiny import ALICE, randomised
@@ -20,8 +21,13 @@ from transformers import AutoModelForCausalLM
 import pellucid
 from pellucid.api import Model
 from pellucid.core.errors import ConfigError
+from pellucid.core.precision import Holding
 from pellucid.explanation.parts import Moment, Story, parts_of
+from pellucid.explanation.patching import patch
+from pellucid.explanation.question import ask
+from pellucid.explanation.report import patch_maps
 from pellucid.network.families import FAMILIES
+from pellucid.network.holding import hold
 from pellucid.text.tokenizer import Tokenizer
 
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
@@ -187,3 +193,18 @@ def test_attention_in_the_page_equals_transformers(tmp_path):
     mean = torch.cat(expected)[1].mean(dim=0)[-1].numpy()
     words = [mean[list(unit.tokens)].sum() for unit in found.question.units]
     assert np.abs(found.leading.values - words).max() < 1e-5
+
+
+def test_maps_of_patches_that_were_not_all_made_keep_their_columns(tmp_path):
+    model = writer("llama", d_model=64, heads=2, kv_heads=1, d_head=32, d_mlp=128)
+    hold(model.network, Holding(precision="int8"))
+    asked = ask(model.network, model.tokenizer, "Alice saw the rabbit", target="a", foil="b")
+    found = patch(asked, "Alice was the rabbit", most_tokens=15 * len(asked.ids))
+    assert len(found.patched) == 15
+    stream = next(drawn for title, drawn in patch_maps(found) if title.startswith("the stream"))
+    for one in found.patched:
+        if one.place.position is not None:
+            mine, theirs = found.tokens[one.place.position]
+            named = mine if mine == theirs else f"{mine.strip()}/{theirs.strip()}"
+            assert escape(f"{one.place.site}, {named}: {one.effect:+.3f}") in stream
+    assert stream.count("not known") == 3 * len(asked.ids) - sum(one.place.position is not None for one in found.patched)

@@ -67,7 +67,7 @@ class Attributions:
             many = f"{units} unit{'s' * (units > 1)} can be put into too few orders ({self.chance.orders})"
             return f"{many} to tell a method from chance; the most faithful is {best.method}: {beside}."
         bar = f"one of {tried} methods must pass {self.chance.needed(tried):+.2f}"
-        return f"No method beats chance for this input, so none explains it; the best is {best.method}: {beside}, and {bar}."
+        return f"No method can be told from chance for this input; the best is {best.method}: {beside}, and {bar}."
 
 
 def attribute(
@@ -86,9 +86,6 @@ def attribute(
     """
     if methods is not None and not methods:
         raise ConfigError(f"no method is named; choose from {', '.join(METHODS)}")
-    for option, value, of in (("samples", samples, "shapley"), ("steps", steps, "integrated gradients")):
-        if value is not None and methods is not None and of not in methods:
-            raise ConfigError(f"{option} has no effect without {of}; leave it out")
     if steps is not None and steps < 1:
         raise ConfigError(f"steps must be 1 or more, not {steps}")
     if seed < 0:
@@ -97,6 +94,9 @@ def attribute(
         if method not in METHODS:
             raise ConfigError(f"there is no method {method!r}; choose from {', '.join(METHODS)}")
     left_out = missing(question)
+    for option, value, of in (("samples", samples, "shapley"), ("steps", steps, "integrated gradients")):
+        if value is not None and (of in left_out or (methods is not None and of not in methods)):
+            raise ConfigError(f"{option} has no effect without {of}; leave it out")
     for method in methods or ():
         if method in left_out:
             raise ConfigError(f"{method} cannot be had: {left_out[method]}")

@@ -55,7 +55,7 @@ def contrast_of(question: Question) -> Contrast:
 
 def is_sum(network: Network) -> bool:
     """Whether the stream is still the sum of what the parts add: not where an edit changes the stream itself."""
-    parts = (".q", ".k", ".v", ".pattern", ".mixed", ".out", ".neurons")
+    parts = (".q", ".k", ".v", ".pattern", ".mixed", ".mlp.out", ".neurons")
     return all(site.endswith(parts) for taps in network.standing for site in taps.edit)
 
 

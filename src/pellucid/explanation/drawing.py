@@ -44,7 +44,7 @@ def heatmap(
         y = (len(rows) - 1 - number) * height
         parts.append(f'<text x="{left - 5:.0f}" y="{y + height - 4}" text-anchor="end">{escape(name)}</text>')
         for at, value in enumerate(row):
-            told = f"{name}, {columns[at]}: " + ("not patched" if value is None else f"{value:+.3f}")
+            told = f"{name}, {columns[at]}: " + ("not known" if value is None else f"{value:+.3f}")
             fill = "#f3f4f5" if value is None else tint(value, most)
             parts.append(
                 f'<rect x="{left + at * width:.0f}" y="{y}" width="{width - 1}" height="{height - 1}" fill="{fill}">'

@@ -13,6 +13,7 @@ from pellucid.explanation.attribution import Attribution, Attributions, Method, 
 from pellucid.explanation.contrast import is_sum
 from pellucid.explanation.drawing import shortened
 from pellucid.explanation.faithfulness import Faithfulness
+from pellucid.explanation.flow import attends
 from pellucid.explanation.gates import Gates, gates_of
 from pellucid.explanation.lens import Lens, logit_lens
 from pellucid.explanation.patching import Patching, patch
@@ -199,12 +200,13 @@ def explained(
 ) -> Explanation:
     """The answer to a question."""
     network = question.network
-    streams = network.config.architecture in ("decoder", "encoder", "encoder-decoder") and is_sum(network)
+    streams = attends(question) and is_sum(network)
+    attributions = attribute(question, removal=Removal(question, removal), **options)
     patching = None if against is None else patch(question, against, seed=options["seed"], progress=options["progress"])
     return Explanation(
         name=name,
         question=question,
-        attributions=attribute(question, removal=Removal(question, removal), **options),
+        attributions=attributions,
         shares=direct_shares(question) if streams else None,
         lens=logit_lens(question) if streams else None,
         patching=patching,

@@ -22,7 +22,7 @@ Orders = npt.NDArray[np.int64]  # [orders units]
 
 MANY, FEWER, LONG = 64, 16, 64  # random orders, where not all can be tried; fewer of more units than the last
 SHARES = (0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95)  # of the units taken away or put back: symmetric, so that reversed orders share
-ERASER = SHARES[:4]  # those at which DeYoung et al. measure
+EARLY = SHARES[:4]  # as DeYoung et al., but for 1 %
 MEASURES = ("comprehensiveness", "sufficiency", "deletion", "insertion", "score")
 CERTAIN = 0.05
 
@@ -77,7 +77,7 @@ class Chance:
         away, back = self.curves(drawn)
         along = self.counts / self.removal.units
         deletion, insertion = np.trapezoid(away, along), np.trapezoid(back, along)
-        early = np.searchsorted(self.counts, [count_at(share, self.removal.units) for share in ERASER])
+        early = np.searchsorted(self.counts, [count_at(share, self.removal.units) for share in EARLY])
         missing = [self.removal.whole - curve[:, early].mean(axis=1) for curve in (away, back)]
         return np.stack([*missing, deletion, insertion, insertion - deletion], axis=1)
 

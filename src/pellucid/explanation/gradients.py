@@ -17,7 +17,7 @@ from pellucid.core.errors import ModelError
 from pellucid.core.progress import Silent, Task
 from pellucid.explanation.question import Question
 from pellucid.explanation.removal import Floats, blank_vector
-from pellucid.explanation.rows import Row, at_tokens, difference
+from pellucid.explanation.rows import Row, at_tokens, difference, token_site
 from pellucid.network.network import Network
 
 ALONE = Lock()
@@ -144,7 +144,7 @@ def vectors_of(question: Question) -> Float[Tensor, "tokens d_model"]:
     check_gradients(question.network)
     network = question.network
     ids = torch.tensor([question.ids], device=network.device)
-    return network.look_up(ids, network.tapped(None)).detach()[0].float()
+    return network.look_up(ids, network.tapped(None), token_site(network)).detach()[0].float()
 
 
 def gradients_at(

@@ -21,7 +21,7 @@ from pellucid.evaluation.intervals import Estimate
 from pellucid.explanation.ablation import Ablation, Ablator, interval
 from pellucid.explanation.windows import decoded, repeated
 from pellucid.network.adapters import LowRank
-from pellucid.network.layers import Linear
+from pellucid.network.layers import Linear, RMSNorm
 from pellucid.network.network import Network
 from pellucid.network.taps import Taps
 from pellucid.network.transformer import Transformer
@@ -35,7 +35,6 @@ HALF = 32
 EXAMPLES = 3
 AROUND = 12  # tokens before the one that looks
 CLEAR = 0.4  # share of attention from which a head is called by a trade
-ON_TEXT = ("previous_token", "duplicate", "first_token", "positional", "delimiter")
 ON_TEXT = ("previous_token", "duplicate", "first_token", "positional", "delimiter")
 TRADES = ("induction", "previous token", "duplicate", "first token", "delimiter", "positional")
 
@@ -201,6 +200,12 @@ def weight_of(layer: Linear) -> Float[Tensor, "outputs inputs"]:
     return (layer.merged() if isinstance(layer, LowRank) else layer).weight.float()
 
 
+def through(norm: Any, rows: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_model"]:
+    """Rows that read what comes out of a norm, as they read what goes in, up to its scale."""
+    gained: Tensor = rows * norm.weight.float()
+    return gained if isinstance(norm, RMSNorm) else gained - gained.mean(dim=-1, keepdim=True)
+
+
 @torch.no_grad()
 def copying_scores(network: Network) -> Floats | None:
     """How much each head's OV circuit raises what it reads, [layers heads]; None for weights that are held in another form.
@@ -210,12 +215,14 @@ def copying_scores(network: Network) -> Floats | None:
     if network.held is not None or network.head is None or not isinstance(network, Transformer):
         return None
     config, stack = network.config, cast(Any, network)
-    last = stack.norm.weight.float() if config.norm_first else torch.ones(config.d_model)
-    both = network.embedding.weight.float().T @ network.head.weight.float() * last  # d_model (read) x d_model (written)
+    read, written = network.embedding.weight.float(), network.head.weight.float()
+    if config.norm_first:
+        written = through(stack.norm, written)
+    both = read.T @ written  # d_model (read) x d_model (written)
     found = np.zeros((config.layers, config.heads))
     for layer, block in enumerate(stack.blocks):
-        first = block.norm_attn.weight.float() if config.norm_first else torch.ones(config.d_model)
-        values = (weight_of(block.attn.v) * first).view(config.kv_heads, config.d_head, -1)
+        values = weight_of(block.attn.v)
+        values = (through(block.norm_attn, values) if config.norm_first else values).view(config.kv_heads, config.d_head, -1)
         outputs = weight_of(block.attn.output).view(config.d_model, config.heads, config.d_head)
         for head in range(config.heads):
             circuit = values[head // (config.heads // config.kv_heads)] @ both @ outputs[:, head]

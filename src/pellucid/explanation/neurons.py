@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pellucid.core.errors import ConfigError, ModelError
-from pellucid.explanation.heads import AROUND, EXAMPLES, weight_of
+from pellucid.explanation.heads import AROUND, EXAMPLES, through, weight_of
 from pellucid.explanation.windows import decoded
 from pellucid.network.network import Network
 from pellucid.network.taps import Taps
@@ -31,7 +31,7 @@ class NeuronExample:
 
 @dataclass(frozen=True)
 class NeuronCard:
-    """One neuron. `raises` and `lowers` are the tokens whose logits it moves most when it is active, with logits per unit."""
+    """One neuron. `raises` and `lowers` are the tokens whose logits it moves most when active, up to the last norm's scale."""
 
     layer: int
     neuron: int
@@ -82,9 +82,8 @@ def neuron_cards(
         values = taps[f"blocks.{layer}.mlp.neurons"][..., neuron].float()
         block: Any = network.blocks[layer]
         direction = weight_of(block.mlp.down)[:, neuron]
-        if network.norm is not None:
-            direction = direction * stack.norm.weight.float()
-        moved = network.head.weight.float()[: tokenizer.vocab_size] @ direction
+        rows = network.head.weight.float()[: tokenizer.vocab_size]
+        moved = (rows if stack.norm is None else through(stack.norm, rows)) @ direction
         found.append(
             NeuronCard(
                 layer=layer,

@@ -117,7 +117,7 @@ COLUMNS: dict[str, Callable[[HeadCard], float | None]] = {
 
 
 def worth(card: HeadCard) -> float:
-    """How much is lost without a head; where that was not measured, how clear its trade is."""
+    """How much is lost without a head; where that was not measured, its induction score."""
     return card.induction.value if card.ablation is None else card.ablation.change.value
 
 
@@ -190,9 +190,7 @@ class Story:
             for number, place in enumerate(np.argsort(-last, axis=None)[:FOLLOWED].tolist()):
                 layer, head = np.unravel_index(place, last.shape)
                 values = [float(one.scores[trade][layer, head]) for one in self.moments]
-                axes.plot(
-                    steps, values, color=LINES[number % 6], marker=MARKS[number % 6], ms=4, label=f"layer {layer}, head {head}"
-                )
+                axes.plot(steps, values, color=LINES[number], marker=MARKS[number], ms=4, label=f"layer {layer}, head {head}")
             axes.set(title=f"{trade} score", xlabel="step", ylim=(min(0.0, float(last.min())), 1.02))
             beside = axes.twinx()
             beside.plot(steps, [one.loss for one in self.moments], color="#66717a", ls="--", lw=1.5)

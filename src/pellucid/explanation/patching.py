@@ -18,7 +18,6 @@ from torch import Tensor
 
 from pellucid.core.errors import ConfigError
 from pellucid.core.progress import Progress, Silent
-from pellucid.explanation.gradients import check_gradients
 from pellucid.explanation.question import Question, read
 from pellucid.explanation.removal import Floats
 from pellucid.explanation.rows import BATCH_TOKENS, Row, difference, token_site
@@ -255,7 +254,6 @@ def screen(runs: Sequence[Run], places: Sequence[Place]) -> dict[Place, float]:
     """Attribution patching: what each place would do if the difference were linear, from one backward pass for each row."""
     found = dict.fromkeys(places, 0.0)
     for run in runs:
-        check_gradients(run.network)
         sites = watched(run.network)
         taps = Taps(sites, edit={token_site(run.network): lambda x: x.detach().requires_grad_()})
         with torch.enable_grad():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pellucid.explanation.flow import Flow
+from pellucid.explanation.flow import Flow, attends
 from pellucid.explanation.question import Question
 
 WHOLE = 160  # tokens up to which every weight is kept; beyond, the largest of each row
@@ -25,8 +25,7 @@ class Patterns:
     Of long texts the `kept` largest of each row, as the key (two bytes, the low one first) and the weight, [... rows kept 3].
     """
 
-    tokens: tuple[str, ...]  # that are looked at
-    rows: tuple[str, ...]  # that look
+    tokens: tuple[str, ...]
     sites: tuple[str, ...]
     heads: int
     kept: int  # of a row; 0: all
@@ -35,21 +34,21 @@ class Patterns:
     def to_json(self) -> dict[str, object]:
         """For the page: the weights gzipped, as text."""
         packed = b64encode(gzip.compress(self.data, 6, mtime=0)).decode()
-        named = {name: getattr(self, name) for name in ("tokens", "rows", "sites", "heads", "kept")}
+        named = {name: getattr(self, name) for name in ("tokens", "sites", "heads", "kept")}
         return {**named, "data": packed}
 
 
 def patterns_of(question: Question) -> Patterns | None:
     """The patterns of a pass over the text; None without attention, or where there are too many tokens to be looked at."""
     config = question.network.config
-    if config.architecture not in ("decoder", "encoder", "encoder-decoder") or len(question.ids) > LONGEST:
+    if not attends(question) or len(question.ids) > LONGEST:
         return None
     flow, decode = Flow(question), question.tokenizer.decode
     tokens = tuple(decode([id], special=True) for id in flow.row.ids)
     sites = [f"{'encoder.' if flow.apart else ''}blocks.{layer}.attn" for layer in range(config.layers)]
     kept = 0 if len(tokens) <= WHOLE else KEPT
     data = b"".join(packed(flow.taps.take(f"{site}.pattern")[0], kept) for site in sites)
-    return Patterns(tokens, tokens, tuple(sites), config.heads, kept, data)
+    return Patterns(tokens, tuple(sites), config.heads, kept, data)
 
 
 def packed(weights: Tensor, kept: int) -> bytes:

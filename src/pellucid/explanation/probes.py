@@ -17,14 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pellucid.core.errors import ConfigError, CorpusError
+from pellucid.core.errors import ConfigError, CorpusError, ModelError
 from pellucid.core.pages import page
 from pellucid.core.progress import Progress, Silent
 from pellucid.evaluation.intervals import Estimate
 from pellucid.explanation.ablation import interval
-from pellucid.explanation.rows import padded
+from pellucid.explanation.rows import evaluating, padded
 from pellucid.explanation.saving import save
-from pellucid.network.masks import Mask
 from pellucid.network.network import Network
 from pellucid.network.taps import Taps
 from pellucid.text.alignment import NO_TOKEN, WordWindow, encode_words
@@ -32,7 +31,6 @@ from pellucid.text.tokenizer import Tokenizer
 from pellucid.text.word_spans import Words
 
 HELD_OUT = 0.3  # of the texts
-BATCH_TOKENS = 2048
 MOST_WORDS = 20_000  # that are kept of a site
 FEWEST = 20  # texts
 
@@ -53,6 +51,7 @@ class Probe:
 class Probes:
     """A probe for each site, and what guessing the commonest label would reach."""
 
+    name: str  # of the model
     labels: tuple[str, ...]
     words: int
     majority: float
@@ -67,7 +66,10 @@ class Probes:
 
     def to_html(self) -> str:
         """One page that opens with no network."""
-        return page("probes", name="Linear probes", found=self, version=version("pellucid"))
+        return page("probes", name=self.name, found=self, version=version("pellucid"))
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
 
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write the page (`.html`) or the figures (`.json`)."""
@@ -91,6 +93,7 @@ def probe(
     rows: Sequence[Words],
     labels: Sequence[Sequence[str]],
     *,
+    name: str = "the model",
     sites: Sequence[str] = ("*embedding", "*.after"),
     seed: int = 0,
     progress: Progress | None = None,
@@ -103,9 +106,11 @@ def probe(
         raise ConfigError("each word of each text needs one label; give as many as there are words")
     if len(rows) < FEWEST:
         raise CorpusError(f"there are {len(rows)} texts, too few to hold some out; give {FEWEST} or more")
-    network.eval()
+    if network.config.architecture == "encoder-decoder":
+        raise ModelError(f"probing a {network.config.family} model is not supported; use a decoder or an encoder")
     random = np.random.default_rng(seed)
-    seen = Seen.of(network, tokenizer, rows, labels, sites)
+    with evaluating(network):
+        seen = Seen.of(network, tokenizer, rows, labels, sites)
     held = np.isin(seen.text, random.permutation(len(rows))[: max(1, round(HELD_OUT * len(rows)))])
     kinds, truth = np.unique(seen.label, return_inverse=True)
     if len(kinds) < 2:
@@ -119,7 +124,7 @@ def probe(
             found.append(Probe(site, *(weighted(one, seed) for one in of)))
             task.advance(1)
     majority = float((truth[held] == np.bincount(truth[~held]).argmax()).mean())
-    return Probes(tuple(map(str, kinds)), int(held.sum()), majority, tuple(found))
+    return Probes(name, tuple(map(str, kinds)), int(held.sum()), majority, tuple(found))
 
 
 @dataclass(frozen=True)
@@ -143,8 +148,7 @@ class Seen:
         parts: dict[str, list[npt.NDArray[np.float32]]] = {}
         for window in windows:
             ids, present = padded([window.ids.tolist()], network.device)
-            one_way = network.config.architecture in ("decoder", "recurrent")
-            network.encode(ids, Mask.for_padded(present, causal=one_way), taps)
+            network.encode(ids, network.padding(present), taps)
             there = [number for number, start in enumerate(window.starts.tolist()) if start != NO_TOKEN]
             ends = [last_token(tokenizer, window, number) for number in there]
             for site in taps:
@@ -169,7 +173,7 @@ def last_token(tokenizer: Tokenizer, window: WordWindow, word: int) -> int:
 def control(words: Sequence[str], truth: Ints, random: np.random.Generator) -> Ints:
     """A label for each word of the vocabulary, the same wherever it stands, drawn as often as the true ones occur."""
     vocabulary, of = np.unique(list(words), return_inverse=True)
-    drawn: Ints = random.permutation(np.resize(random.permutation(truth), len(vocabulary)))
+    drawn: Ints = random.permutation(truth)[: len(vocabulary)]
     return drawn[of]
 
 
@@ -179,6 +183,8 @@ def learnt(values: npt.NDArray[np.float32], target: Ints, held: npt.NDArray[np.b
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
+    if len(known := np.unique(target[~held])) < 2:
+        return np.asarray(target[held] == known[0], dtype=np.float64)
     scaler = StandardScaler().fit(values[~held])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a rule that is not quite the best is a rule

@@ -167,7 +167,8 @@ def read(network: Network, tokenizer: Tokenizer, text: str | Sequence[int]) -> t
         if not ids:
             raise ConfigError("the text to explain is empty; give at least one token")
         encode_prompt(network, tokenizer, ids)  # refuses what is no token
-        return (*places_of(tokenizer, ids)[:1], ids, places_of(tokenizer, ids)[1])
+        spelt, places = places_of(tokenizer, ids)
+        return spelt, ids, places
     config = network.config
     special = config.head == "mlm" or config.architecture == "encoder-decoder"
     if config.head == "mlm" and tokenizer.mask is not None:

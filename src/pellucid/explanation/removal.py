@@ -56,8 +56,8 @@ class Removal:
 
     @cached_property
     def vector(self) -> Float[Tensor, " d_model"]:
-        """What says nothing."""
-        return blank_vector(self.question)
+        """The mean of all tokens' vectors."""
+        return self.question.network.embedding.weight.detach().float().mean(dim=0)
 
     def __call__(self, kept: Kept) -> Floats:
         """The difference for each set of units that stay [sets]."""

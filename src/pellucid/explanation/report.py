@@ -14,7 +14,7 @@ from pellucid.explanation.attribution import Attribution
 from pellucid.explanation.drawing import heatmap, ink, shortened, tint
 from pellucid.explanation.gates import Gates
 from pellucid.explanation.lens import Lens
-from pellucid.explanation.patching import Patching, Place
+from pellucid.explanation.patching import Patching, Place, places_of
 from pellucid.explanation.patterns import Patterns
 from pellucid.explanation.question import Question
 from pellucid.explanation.shares import Shares
@@ -144,9 +144,8 @@ def gate_map(gates: Gates) -> Markup:
 def patch_maps(patching: Patching) -> list[tuple[str, Markup]]:
     """Maps of the effects: the stream at each position, heads, MLPs; and of the screen, where not all was patched."""
     found = []
-    real = dict(patching.effects)
-    known = [("by patching", real)]
-    if len(real) < len(patching.screened):
+    known = [("by patching", patching.effects)]
+    if len(patching.effects) < len(patching.screened):
         known.append(("by the screen", patching.screened))
     for said, effects in known:
         for title, places, columns in kinds(patching):
@@ -159,7 +158,7 @@ def patch_maps(patching: Patching) -> list[tuple[str, Markup]]:
 
 def kinds(patching: Patching) -> list[tuple[str, list[list[Place]], list[str]]]:
     """The places by what they are: rows of sites, and the names of their columns."""
-    places = list(patching.screened or patching.effects)
+    places = list(places_of(patching.question.network, len(patching.tokens)))
     positions = sorted({place.position for place in places if place.position is not None})
     if len(positions) > COLUMNS:
         weight = dict.fromkeys(positions, 0.0)

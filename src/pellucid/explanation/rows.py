@@ -94,8 +94,7 @@ def scores(
     config, device = network.config, network.device
     ids, present = padded([row.ids for row in rows], device)
     apart = config.architecture == "encoder-decoder"
-    one_way = config.architecture in ("decoder", "recurrent") or (config.architecture == "bag-of-words" and config.head == "lm")
-    mask = Mask.for_padded(present, causal=one_way)
+    mask = network.padding(present)
     if apart:
         decoder_ids, there = padded([row.decoder_ids or () for row in rows], device)
         hidden = network.encode(ids, mask, taps, decoder_ids=decoder_ids, decoder_mask=Mask.for_padded(there, causal=True))
@@ -132,7 +131,7 @@ def blanks(network: Network, rows: Sequence[Row], vector: Float[Tensor, " d_mode
         x[where, places] = vector.to(x)
         return x
 
-    return Taps(edit={token_site(network): edit})
+    return at_tokens(network, edit)
 
 
 @contextmanager

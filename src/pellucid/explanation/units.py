@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
@@ -48,8 +48,8 @@ def units_of(
     kind: str = by
     if by == "auto":
         kind = "words" if len(words_of(text).spans) <= MANY else "parts of sentences"
-    starts, alone = {start for start, _ in named}, {end for _, end in named}
-    cuts = sorted(starts | alone | {cut for cut in cuts_of(text, kind, places) if not any(a < cut < b for a, b in named)})
+    borders = {border for span in named for border in span}
+    cuts = sorted(borders | {cut for cut in cuts_of(text, kind, places) if not any(a < cut < b for a, b in named)})
     groups: list[list[int]] = []
     spaces: list[int] = []  # tokens of nothing but spaces belong to the word behind them
     reached, cut = -1, 0  # the last character of the group so far, and the first cut behind it
@@ -76,7 +76,7 @@ def units_of(
     units = [unit(text, places, group) for group in groups]
     for start, end in named:
         wanted = text[start:end].strip(" ")
-        if wanted not in [one.text for one in units]:
+        if not any(one.text == wanted and start <= one.start and one.end <= end for one in units):
             found = next((one.text for one in units if one.start <= start < one.end), "")
             raise ConfigError(
                 f"the span {wanted!r} begins or ends inside a token, so it cannot be taken away alone; name {found!r}"
@@ -101,8 +101,21 @@ def cuts_of(text: str, by: str, places: Sequence[Span | None]) -> Iterable[int]:
         return {max(start, end - len(text[start:end].lstrip())) for start, end in filter(None, places)}
     if by != "words":
         sentences = {0, *(match.end() for match in END.finditer(text))}
-        return sentences if by == "sentences" else sentences | {start for start, _ in words_of(text).spans[::LONGEST]}
+        return sentences if by == "sentences" else sentences | set(parts_of(text, sentences))
     return {cut for span in words_of(text).spans for cut in span}
+
+
+def parts_of(text: str, sentences: set[int]) -> Iterator[int]:
+    """Where a long sentence goes on in another part."""
+    cuts, words = iter(sorted(sentences)), 0
+    following = next(cuts, len(text))
+    for start, _ in words_of(text).spans:
+        while following <= start:
+            following, words = next(cuts, len(text) + 1), 0
+        if words == LONGEST:
+            words = 0
+            yield start
+        words += 1
 
 
 def span_of(text: str, span: str | Span) -> Span:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pellucid.core.errors import ModelError
@@ -73,6 +73,14 @@ class Network(nn.Module, ABC):
     ) -> Float[Tensor, "batch seq d_model"]:
         """The vectors of tokens."""
         return tap(taps, site, self.embedding(ids))
+
+    def padding(self, present: Bool[Tensor, "batch seq"]) -> Mask:
+        """Who sees whom in a batch of texts that are filled up on the right."""
+        config = self.config
+        one_way = config.architecture in ("decoder", "recurrent") or (
+            config.architecture == "bag-of-words" and config.head == "lm"
+        )
+        return Mask.for_padded(present, causal=one_way)
 
     def answer(self, hidden: Float[Tensor, "batch seq d_model"], mask: Mask | None = None, taps: Taps | None = None) -> Output:
         """The scores of the last hidden states; of whole texts, if the head classifies."""

@@ -4,7 +4,7 @@
   const packed = Uint8Array.from(atob(found.data), (letter) => letter.charCodeAt(0));
   const opened = new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip")));
   const bytes = new Uint8Array(await opened.arrayBuffer());
-  const rows = found.rows.length, keys = found.tokens.length, kept = found.kept;
+  const rows = found.tokens.length, keys = rows, kept = found.kept;
   const size = kept ? rows * kept * 3 : rows * keys; // bytes of a head
 
   // the weights of one row, as pairs of key and weight from 0 to 1
@@ -85,6 +85,6 @@
     seen.unobserve(canvas);
     draw(canvas, Number(canvas.dataset.head), 56);
   }));
-  map.onmousemove = (event) => look(Math.min(rows - 1, Math.floor((event.offsetY / map.clientHeight) * rows)));
+  map.onmousemove = (event) => look(Math.max(0, Math.min(rows - 1, Math.floor((event.offsetY / map.clientHeight) * rows))));
   choose(0);
 })();

@@ -21,9 +21,9 @@ from pellucid.serving.service import Call, Service
 from pellucid.serving.worker import Pause
 
 MOST = 2048  # tokens of a text that is explained here
-TOGETHER = 256  # tokens that are read between two steps: other requests wait so long
+TOGETHER = 256  # tokens, or one text, that are read between two steps: other requests wait so long
 ANSWER = 256  # characters of a target or foil
-METHODS: tuple[Method, ...] = ("shapley", "occlusion", "attention")  # which need no gradients: served models are held without
+METHODS: tuple[Method, ...] = ("shapley", "occlusion", "attention")  # without a gradient, which no model held for serving has
 
 
 def read_one(value: Any) -> Prompt:

@@ -35,7 +35,11 @@ class Abandoned(Exception):
     """Whoever asked for this work has gone."""
 
 
-@dataclass
+class Died(BaseException):
+    """The engine failed while other work was under way."""
+
+
+@dataclass(eq=False)
 class Job:
     """Work for the network other than writing."""
 
@@ -50,7 +54,7 @@ class Job:
         try:
             done = self.work()
         except Abandoned:
-            return
+            self.fail(leaving())
         except PellucidError as error:
             self.fail(error)
         except Exception:  # of one request, which fails alone
@@ -133,29 +137,24 @@ class Worker:
 
     async def do(self, work: Callable[[], Value], *, deadline: float) -> Value:
         """The result of work that is done between two steps."""
-        self.enter(1)
-        self.start()
-        job = Job(work, asyncio.get_running_loop().create_future(), self.call)
-        try:
-            self.jobs.append(job)
-            self.orders.put(None)
-            return cast(Value, await within(job.future, deadline))
-        finally:
-            job.future.cancel()
-            self.leave(1)
+        return cast(Value, await self.done(Job(work, asyncio.get_running_loop().create_future(), self.call), deadline))
 
     async def do_long(self, work: Callable[[Pause], Value], *, deadline: float) -> Value:
         """The same of work that calls `pause` now and then: texts go on meanwhile, and other work is done."""
-        self.enter(1)
-        self.start()
         future = asyncio.get_running_loop().create_future()
         job = Job(lambda: work(lambda: self.pause(future)), future, self.call, long=True)
+        return cast(Value, await self.done(job, deadline))
+
+    async def done(self, job: Job, deadline: float) -> object:
+        """What comes of a job, once it has its turn."""
+        self.enter(1)
+        self.start()
         try:
             self.jobs.append(job)
             self.orders.put(None)
-            return cast(Value, await within(future, deadline))
+            return await within(job.future, deadline)
         finally:
-            future.cancel()
+            job.future.cancel()
             self.leave(1)
 
     async def stop(self) -> None:
@@ -203,9 +202,16 @@ class Worker:
         """In the middle of long work: the same, without more long work. Raises if nobody waits for this any more."""
         if future.cancelled() or self.stopped:
             raise Abandoned
+        try:
+            self.others()
+        except Exception as error:  # not of this work: the engine's
+            raise Died from error
+
+    def others(self) -> None:
+        """Orders, one short job, and a step."""
         self.beat = time.monotonic()
         self.hear(wait=False)
-        for job in [job for job in [*self.jobs] if not job.long][:1]:
+        if (job := next((job for job in [*self.jobs] if not job.long), None)) is not None:
             self.jobs.remove(job)
             job.do()
         self.step()

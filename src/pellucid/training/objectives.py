@@ -62,9 +62,7 @@ def mask_of(network: Network, batch: Batch) -> Mask | None:
         return Mask.for_documents(documents, causal=network.config.causal)
     if batch.present is None:
         return None
-    config = network.config
-    one_way = config.architecture in ("decoder", "recurrent") or (config.architecture == "bag-of-words" and config.head == "lm")
-    return Mask.for_padded(torch.from_numpy(batch.present).to(network.device), causal=one_way)
+    return network.padding(torch.from_numpy(batch.present).to(network.device))
 
 
 def cross_entropy(
