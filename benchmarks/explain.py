@@ -13,15 +13,21 @@ import resource
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import pellucid
 from pellucid.core.device import choose
 from pellucid.explanation.attribution import attribute
+from pellucid.explanation.gradients import gradient_times_input
 from pellucid.explanation.heads import head_cards
+from pellucid.explanation.lens import logit_lens
 from pellucid.explanation.patching import Run, patch, places_of
+from pellucid.explanation.patterns import patterns_of
 from pellucid.explanation.question import ask, read
+from pellucid.explanation.removal import Removal
 from pellucid.explanation.rows import difference
+from pellucid.explanation.shares import direct_shares
 from pellucid.explanation.windows import windows_of
 from pellucid.network.build import build
 from pellucid.network.families import FAMILIES
@@ -43,6 +49,7 @@ def main() -> None:
     text = options.text.read_text(encoding="utf-8")
     model = pellucid.load(options.model)
     found = {"taps": taps(model, text), "patching": patching(model, options.singles), "heads": heads(text)}
+    print(json.dumps(found), flush=True)
     compute = choose()
     model.network.eval().hold_in(compute.dtype)
     found["attributions"] = {"precision": compute.precision, **attributions(model, text, options.tokens)}
@@ -126,11 +133,15 @@ def taps(model: pellucid.Model, text: str) -> dict[str, object]:
 def memory(model: pellucid.Model, text: str, tokens: int) -> dict[str, float]:
     """What a long text adds to the memory that the model took."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    asked = cut(model, text, tokens)
-    found = pellucid.explain(model, asked, methods=["gradient x input", "occlusion", "attention rollout"])
-    size = len(found.to_html())
+    asked = ask(model.network, model.tokenizer, cut(model, text, tokens))
+    gradient_times_input(asked)
+    direct_shares(asked)
+    logit_lens(asked)
+    patterns = patterns_of(asked)
+    Removal(asked)(np.ones((4, len(asked.units)), dtype=np.bool_))
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"tokens": len(found.question.ids), "megabytes_more": (after - before) / 1024, "page_megabytes": size / 1e6}
+    page = 0.0 if patterns is None else len(json.dumps(patterns.to_json())) / 1e6
+    return {"tokens": len(asked.ids), "megabytes_more": (after - before) / 1024, "patterns_megabytes": page}
 
 
 if __name__ == "__main__":
