@@ -319,8 +319,8 @@ def explain_parts(
     """What each attention head of a decoder does: a card with its scores, what is lost without it, and where it does most.
 
     The heads are watched on the first windows of a corpus, or of what the model itself writes. `options` are those of
-    `explanation.parts.parts_of`: neurons (layer and number of some that get a card too), windows, length, ablate, seed,
-    progress. Raises a `PellucidError`.
+    `explanation.parts.parts_of`: neurons (layer and number of some that get a card too), sites (further parts to
+    ablate) and how (zero, mean, resample), windows, length, ablate, seed, progress. Raises a `PellucidError`.
     """
     held, name = _named(model)
     return parts_of(held.network, held.tokenizer, _texts(corpus), name=name, **options)

@@ -40,6 +40,8 @@ def explain(
     corpus: Annotated[list[str] | None, Parameter(negative=())] = None,
     over_training: Annotated[bool, Parameter(negative=())] = False,
     neurons: Annotated[list[str] | None, Parameter(name="--neuron", negative=())] = None,
+    ablate: Annotated[list[str] | None, Parameter(negative=())] = None,
+    how: Literal["zero", "mean", "resample"] | None = None,
     probe: Annotated[list[str] | None, Parameter(negative=())] = None,
     seed: int = 0,
     out: Annotated[list[Path] | None, Parameter(negative=())] = None,
@@ -99,6 +101,10 @@ def explain(
         the model is a run: follow its heads through the checkpoints that it has kept
     neurons
         a neuron that gets a card too, as LAYER.NUMBER; may be given several times
+    ablate
+        a site, or a head such as blocks.3.attn.head.5, without which the loss is measured; may be given several times
+    how
+        what stands in its place: its mean unless given, zeros, or what passed in another text
     probe
         rows of tagged words: how well a linear rule reads the tags off each layer, beside labels drawn at random
     seed
@@ -125,7 +131,10 @@ def explain(
     check_out(out or (), whole=text is not None, force=force)
     of_text: dict[str, Any] = {"target": target, "foil": foil, "word": word, "against": against, "by": by, "spans": spans}
     of_text |= {"methods": methods, "removal": removal, "samples": samples, "steps": steps}
-    of_parts = {"corpus": corpus, "over_training": over_training, "neurons": neurons, "probe": probe}
+    of_parts: dict[str, Any] = {"corpus": corpus, "over_training": over_training, "neurons": neurons, "probe": probe}
+    of_parts |= {"ablate": ablate, "how": how}
+    if how is not None and not ablate:
+        raise ConfigError("--how has no effect without --ablate SITE; leave it out")
     check_effect(text, of_text | {"chat": chat}, of_parts, {"device": device, "precision": precision, "threads": threads})
     paths, progress = dashes(corpus or ()), console(quiet=quiet)
     found: Explanation | Parts | Story | Probes
@@ -137,7 +146,15 @@ def explain(
         found = api.explain_labels(opened(model, device, precision, threads), dashes(probe), seed=seed, progress=progress)
     elif text is None:
         held = opened(model, device, precision, threads)
-        found = api.explain_parts(held, paths or None, neurons=parsed(neurons or []), seed=seed, progress=progress)
+        found = api.explain_parts(
+            held,
+            paths or None,
+            neurons=parsed(neurons or []),
+            sites=ablate or (),
+            how=how or "mean",
+            seed=seed,
+            progress=progress,
+        )
     else:
         held = opened(model, device, precision, threads, text)
         asked, other = (as_asked(one, chat=chat) for one in (text, against))

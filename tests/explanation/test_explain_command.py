@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from pupils import pupil, tokenizer
@@ -43,10 +44,26 @@ def test_json_says_all_of_it(cli, folder):
 def test_heads_neurons_and_their_page(cli, folder, tmp_path):
     corpus = write_corpus(tmp_path / "corpus")
     out = tmp_path / "heads.html"
-    code, said, _ = cli("explain", folder, "--corpus", corpus, "--neuron", "1.7", "--out", out, *FAST)
+    code, said, _ = cli(
+        "explain",
+        folder,
+        "--corpus",
+        corpus,
+        "--neuron",
+        "1.7",
+        "--ablate",
+        "blocks.0.mlp.out",
+        "--how",
+        "zero",
+        "--out",
+        out,
+        *FAST,
+    )
     assert code == 0
     assert "Most is lost without:" in said
     assert "blocks.1.mlp.neuron.7: active at" in said
+    assert re.search(r"blocks.0.mlp.out +[+-][0-9.]+ nats a token \(.*\)   by zero", said)
+    assert "zeros" in out.read_text(encoding="utf-8")
     assert "neuron 7" in out.read_text(encoding="utf-8")
 
 
@@ -96,6 +113,11 @@ BAD = {
     ),
     "both": (("--over-training", "--probe", "x", "--corpus", "c"), "--probe has no effect with --over-training; leave it out"),
     "neuron": (("--neuron", "x"), "'x' is no neuron; write LAYER.NUMBER, such as 3.17"),
+    "a site": (
+        ("--ablate", "blocks.0.mlp.ou"),
+        "'blocks.0.mlp.ou' is no site of this network; did you mean 'blocks.0.mlp.out'?",
+    ),
+    "how": (("--how", "zero"), "--how has no effect without --ablate SITE; leave it out"),
     "word": (("Alice", "--word", "²"), "a word is named only to a tagger or a masked language model"),
     "method": (("Alice", "--method", "magic"), "there is no method 'magic'"),
     "label": (("Alice", "--target", "a", "--foil", "a"), "target and foil are both 'a'"),

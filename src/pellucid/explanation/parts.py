@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from pellucid.core.pages import page
 from pellucid.core.progress import Progress, Silent
 from pellucid.core.run import RunFolder
 from pellucid.evaluation.figures import LINES, MARKS, picture
+from pellucid.explanation.ablation import Ablation, Ablator, How
 from pellucid.explanation.drawing import heatmap
 from pellucid.explanation.heads import (
     LENGTH,
@@ -49,10 +50,12 @@ class Parts:
     cards: tuple[HeadCard, ...]
     text: str  # what they were watched on
     neurons: tuple[NeuronCard, ...] = ()  # those that were asked for
+    ablations: tuple[Ablation, ...] = ()  # of the sites that were asked for
 
     def to_json(self) -> dict[str, Any]:
         heads, neurons = ([card.to_json() for card in cards] for cards in (self.cards, self.neurons))
-        return {"model": self.name, "watched_on": self.text, "heads": heads, "neurons": neurons}
+        ablations = [asdict(one) for one in self.ablations]
+        return {"model": self.name, "watched_on": self.text, "heads": heads, "neurons": neurons, "ablations": ablations}
 
     def lines(self) -> list[str]:
         """For a terminal: the heads of each trade, and those without which most is lost."""
@@ -68,6 +71,9 @@ class Parts:
                 change = card.ablation.change
                 lost = f"{change.value:+.4f} nats a token ({change.low:+.4f} to {change.high:+.4f})"
                 said.append(f"  {card.name:<22} {lost}   {card.trade}".rstrip())
+        for one in self.ablations:
+            lost = f"{one.change.value:+.4f} nats a token ({one.change.low:+.4f} to {one.change.high:+.4f})"
+            said.append(f"  {one.part:<22} {lost}   by {one.how}")
         for neuron in self.neurons:
             raised = ", ".join(repr(token) for token, _ in neuron.raises[:5])
             best = neuron.examples[0]
@@ -85,6 +91,7 @@ class Parts:
             trades={trade: [card for card in self.cards if card.trade == trade] for trade in TRADES},
             cards=sorted(self.cards, key=lambda card: -worth(card))[:SHOWN],
             neurons=self.neurons,
+            ablations=self.ablations,
             version=version("pellucid"),
         )
 
@@ -128,20 +135,27 @@ def parts_of(
     *,
     name: str = "the model",
     neurons: Sequence[tuple[int, int]] = (),
+    sites: Sequence[str] = (),
+    how: How = "mean",
     windows: int = WINDOWS,
     length: int = LENGTH,
     ablate: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Parts:
-    """What the heads of a model do, and some neurons (layer, number), on windows of texts or of what it writes itself."""
+    """What the heads of a model do, and some neurons (layer, number), on windows of texts or of what it writes itself.
+
+    `sites` are further parts whose worth is measured, with zeros, their mean, or what passed in another window in their place.
+    """
     check_has_heads(network)
     with evaluating(network):
         ids = windows_of(network, tokenizer, texts, count=windows, length=length, seed=seed)
         found = neuron_cards(network, tokenizer, ids, list(neurons)) if neurons else []
+        ablator = Ablator(network, ids, seed=seed) if sites else None
+        ablations = [] if ablator is None else [ablator(site, how) for site in sites]
         cards = head_cards(network, tokenizer, ids, ablate=ablate, seed=seed, progress=progress)
     said = "what the model itself writes" if texts is None else "the text that was given"
-    return Parts(name, tuple(cards), said, tuple(found))
+    return Parts(name, tuple(cards), said, tuple(found), tuple(ablations))
 
 
 @dataclass(frozen=True)
