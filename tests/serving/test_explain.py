@@ -7,6 +7,7 @@ import asyncio
 import pytest
 import tiny
 from labellers import labeller
+from served import error_of
 
 import pellucid
 from pellucid.api import Model
@@ -94,6 +95,48 @@ def test_work_that_nobody_waits_for_ends(model, with_server):
     again, taken, waiting = with_server(leave, model=Model(network, model.tokenizer))
     assert again["units"]
     assert (taken, waiting) == (0, 0)
+
+
+LONG = {"input": " ".join(tiny.DOCUMENTS[:6]), "by": "tokens"}
+
+
+@pytest.fixture
+def slow(model):
+    """A model that can read all of that, which takes a while."""
+    return Model(tiny.randomised(tiny.config(model.config.vocab_size, context_length=2048)), model.tokenizer)
+
+
+async def at_work(server):
+    """Something that is being explained."""
+    explaining = asyncio.create_task(server.post("/v1/explain", **LONG))
+    while server.service.worker.jobs or not server.service.worker.taken:
+        await asyncio.sleep(0.002)
+    return explaining
+
+
+def test_a_server_that_leaves_says_so_to_who_waits_for_an_explanation(slow, with_server):
+    async def leave(server):
+        explaining = await at_work(server)
+        await server.service.worker.stop()
+        return error_of(await asyncio.wait_for(explaining, 5), 503)
+
+    assert with_server(leave, model=slow)["code"] == "shutting_down"
+
+
+def test_an_engine_that_dies_meanwhile_is_said_to_both(slow, with_server):
+    async def die(server):
+        def dying():
+            raise MemoryError("a bit fell over")
+
+        explaining = await at_work(server)
+        server.service.worker.engine.step = dying
+        writing = asyncio.create_task(server.post("/v1/completions", prompt="Alice", max_tokens=5))
+        both = [error_of(await asyncio.wait_for(task, 5), 500) for task in (explaining, writing)]
+        return both, error_of(await server.post("/v1/explain", input="Alice"), 503)
+
+    both, later = with_server(die, model=slow)
+    assert {error["code"] for error in both} == {"internal_error"}
+    assert later["code"] == "engine_dead"
 
 
 REFUSED = [

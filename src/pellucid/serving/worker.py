@@ -60,6 +60,9 @@ class Job:
         except Exception:  # of one request, which fails alone
             logger.exception("work on the engine's thread failed")
             self.fail(failure())
+        except Died:  # with the thread, but whoever asked for this must hear of it too
+            self.fail(failure())
+            raise
         else:
             self.call(lambda: None if self.future.done() else self.future.set_result(done))
 
