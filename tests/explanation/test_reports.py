@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from asked import classifier, filler, writer
+from browsers import FLAGS, chromium
 from labellers import labeller
 from markupsafe import escape
 from playwright.sync_api import sync_playwright
@@ -30,18 +29,13 @@ from pellucid.network.families import FAMILIES
 from pellucid.network.holding import hold
 from pellucid.text.tokenizer import Tokenizer
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
 HOSTILE = "a <img src=x onerror=alert(1)> </script><script>alert(2)</script> b"
 TEXT = "Alice saw the rabbit run"
 
 
 @pytest.fixture(scope="module")
 def open_page():
-    path = os.environ.get("PELLUCID_CHROMIUM") or shutil.which("chromium")
-    if path is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(
-            "no chromium here; install Debian's package of that name"
-        )
+    path = chromium()
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=FLAGS)
         context = browser.new_context(offline=True)

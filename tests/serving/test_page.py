@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import shutil
 from contextlib import contextmanager
 
 import pytest
 import tiny
+from browsers import FLAGS, chromium
 from playwright.sync_api import expect, sync_playwright
 from served import listening, slowed
 
@@ -18,8 +17,6 @@ from pellucid.api import Model
 from pellucid.network.families import FAMILIES
 from pellucid.text.chat import with_chat_tokens
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-FLAGS += ["--disable-background-networking", "--disable-component-update"]
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script>![a](http://evil.test/a.png)\u202esdrawkcab </div>'
 KEYS = ("the-first-key-of-two", "the-second-key-of-two")
 ENDED = re.compile("reached its length|ended by itself")
@@ -29,11 +26,7 @@ FAILED = "Failed to load resource"  # what Chromium itself writes of an answer t
 
 @pytest.fixture(scope="module")
 def browser():
-    path = os.environ.get("PELLUCID_CHROMIUM") or shutil.which("chromium")
-    if path is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(
-            "no chromium here; install Debian's package of that name"
-        )
+    path = chromium()
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=FLAGS)
