@@ -136,7 +136,9 @@ def test_peak_memory_is_what_this_process_holds():
     assert machine.peak_memory() >= before  # the largest so far, so it never falls
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process's own peak from its parent's")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="no /proc/self/status here, which tells a process's own peak"
+)
 def test_peak_memory_is_not_that_of_the_process_that_started_this_one():
     child = "import sys; from pellucid.core.machine import peak_memory; print(peak_memory())"
     block = bytearray(150_000_000)
@@ -159,7 +161,7 @@ def test_the_cache_goes_where_the_user_says(monkeypatch):
     assert machine.cache_folder() == Path.home() / ".cache" / "pellucid"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no /proc/self/task here, where threads are counted")
 def test_helpers_end_and_come_again():
     """How the server's engine comes to have all of them to itself: with those of two threads, all would wait asleep."""
     done = subprocess.run([sys.executable, "-c", HELPERS], capture_output=True, text=True, check=True)
