@@ -11,7 +11,7 @@ import numpy as np
 
 from pellucid.core.errors import ConfigError, ModelError
 from pellucid.core.progress import Progress, Silent, Task
-from pellucid.explanation.faithfulness import Chance, Faithfulness
+from pellucid.explanation.faithfulness import CERTAIN, Chance, Faithfulness
 from pellucid.explanation.flow import Flow, attends
 from pellucid.explanation.gradients import gradient_times_input, integrated_gradients
 from pellucid.explanation.question import Question
@@ -62,8 +62,7 @@ class Attributions:
         beside = f"{score:+.2f}, where 95 % of random orders ({drawn}) lie between {chance.low:+.2f} and {chance.high:+.2f}"
         if best.faithfulness.beats_chance:
             return f"The most faithful method for this input is {best.method}: {beside}."
-        few = self.chance.exact and len(self.found) / self.chance.orders >= 0.05
-        if few:
+        if self.chance.exact and tried / self.chance.orders >= CERTAIN:
             many = f"{units} unit{'s' * (units > 1)} can be put into too few orders ({self.chance.orders})"
             return f"{many} to tell a method from chance; the most faithful is {best.method}: {beside}."
         bar = f"one of {tried} methods must pass {self.chance.needed(tried):+.2f}"
